@@ -1,0 +1,49 @@
+"""Scores of generated images during validation and at the test."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from pydantic import NonNegativeInt, PositiveInt
+
+from imagegen.metrics.features import FeatureNetwork, load_features
+from imagegen.metrics.generation import GenerationScores
+
+
+class GenerationMetrics(Callback):
+    """Log `val/fid`, `test/fid`, Inception Scores: samples of the averaged weights against the split of that name.
+
+    `features` is the name of a bundled feature network, the path of one, or null for no scores. The networks live
+    here and not on the model, so they enter neither its checkpoints nor its gradients.
+    """
+
+    def __init__(
+        self,
+        features: str | None,
+        num_val_samples: PositiveInt,
+        num_test_samples: PositiveInt,
+        seed: NonNegativeInt,
+    ) -> None:
+        self.features: FeatureNetwork | None = None if features is None else load_features(features)
+        self.num_samples = {"val": num_val_samples, "test": num_test_samples}
+        self.seed = seed
+        self.scores: dict[str, GenerationScores] = {}
+        self.protocol: dict[str, Any] = {}
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._score("val", trainer, pl_module)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._score("test", trainer, pl_module)
+
+    def _score(self, split: str, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.features is None or trainer.sanity_checking:
+            return
+        if split not in self.scores:
+            real_images, _ = trainer.datamodule.splits[split]  # type: ignore[attr-defined]
+            self.scores[split] = GenerationScores(self.features, real_images, self.num_samples[split], self.seed)
+        scores = self.scores[split]
+        values = scores.compute(pl_module, trainer.global_rank, trainer.world_size)  # type: ignore[arg-type]
+        self.protocol = scores.protocol(split) | pl_module.sampling_protocol()  # type: ignore[operator]
+        pl_module.log_dict({f"{split}/{name}": value for name, value in values.items()}, logger=False, rank_zero_only=False)

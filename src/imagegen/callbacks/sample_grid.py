@@ -1,0 +1,37 @@
+"""Pictures of what the model draws."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning import Callback, LightningModule, Trainer
+from PIL import Image
+from pydantic import NonNegativeInt, PositiveInt
+
+from imagegen.pictures import image_grid, save_png
+
+
+class SampleGrid(Callback):
+    """Write `<dirpath>/<name>_<images seen>.png` at each validation, and hand the grid to loggers that show images.
+
+    The same seeds are drawn each time, so that the pictures of a run make a film.
+    """
+
+    def __init__(self, dirpath: str, num_samples: PositiveInt, seed: NonNegativeInt) -> None:
+        self.dirpath = Path(dirpath)
+        self.num_samples = num_samples
+        self.seed = seed
+        self.last: Path | None = None
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        for name, images in pl_module.pictures(self.num_samples, self.seed).items():  # type: ignore[operator]
+            path = self.dirpath / f"{name}_{pl_module.images_seen:09d}.png"
+            grid = image_grid(images)
+            save_png(grid, path)
+            if name == "samples":
+                self.last = path
+            for logger in trainer.loggers:
+                if hasattr(logger, "log_image"):
+                    logger.log_image(name, [Image.fromarray(grid)], step=pl_module.images_seen)

@@ -1,0 +1,95 @@
+"""Feature networks: the classifiers whose features and class probabilities stand in for the Inception network's."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from imagegen.networks.residual_classifier import ResidualClassifier
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+class FeatureError(RuntimeError):
+    """A feature network is missing, damaged or does not fit the images."""
+
+
+class FeatureNetwork(nn.Module):
+    """A trained classifier, frozen, with what a score must say about it.
+
+    Attributes: `name`, `sha256` of its file, `accuracy` on its test split, `feature_dim`.
+    """
+
+    def __init__(self, network: ResidualClassifier, name: str, sha256: str, accuracy: float) -> None:
+        super().__init__()
+        self.network = network.eval().requires_grad_(False)
+        self.name = name
+        self.sha256 = sha256
+        self.accuracy = accuracy
+        self.feature_dim = network.feature_dim
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (N, D) and logits (N, num_classes) of images (N, C, H, W), 8-bit levels scaled to [-1, 1]."""
+        if tuple(images.shape[1:]) != self.network.image_shape:
+            raise FeatureError(
+                f"feature network '{self.name}' takes images of shape {self.network.image_shape},"
+                f" got {tuple(images.shape[1:])}; choose another with callbacks.generation_metrics.features"
+            )
+        features = self.network.features(images)
+        return features, self.network.logits(features)
+
+
+def load_features(source: str) -> FeatureNetwork:
+    """A bundled feature network by name (digits, shapes, mnist, cifar10), or one by the path of its safetensors file.
+
+    Bundled files are checked against their sha256. Raises FeatureError in one line.
+    """
+    bundled = sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
+    path = WEIGHTS / f"{source}.safetensors" if source in bundled else Path(source)
+    if not path.is_file():
+        raise FeatureError(
+            f"no feature network '{source}': bundled are {', '.join(bundled)}; train one with"
+            " `python train.py model=classifier` and give the path of its classifier.safetensors"
+        )
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    if source in bundled and sha256 != _recorded_sha256(path.name):
+        raise FeatureError(f"{path} is damaged (its sha256 is not the recorded one); reinstall imagegen")
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads(file.metadata()["imagegen"])
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        network = ResidualClassifier(**about["network"])
+        network.load_state_dict(state)
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise FeatureError(f"{path} is not a feature network of this project: {error}") from error
+    return FeatureNetwork(network, source, sha256, about["accuracy"])
+
+
+def save_features(network: ResidualClassifier, accuracy: float, path: Path) -> None:
+    """Write a trained classifier as one safetensors file that says how to rebuild it."""
+    about = {
+        "network": {
+            "image_shape": network.image_shape,
+            "num_classes": network.num_classes,
+            "width": network.width,
+            "feature_dim": network.feature_dim,
+        },
+        "accuracy": accuracy,
+    }
+    state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    save_file(state, path, metadata={"imagegen": json.dumps(about)})
+
+
+def _recorded_sha256(name: str) -> str | None:
+    for line in (WEIGHTS / "SHA256SUMS").read_text().splitlines():
+        digest, recorded_name = line.split()
+        if recorded_name == name:
+            return digest
+    return None

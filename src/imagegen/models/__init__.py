@@ -1,0 +1,9 @@
+"""LightningModules: networks and an objective put together."""
+
+from imagegen.models.base import DivergenceError, GenerativeModel
+from imagegen.models.classifier import Classifier
+from imagegen.models.diffusion import Diffusion
+from imagegen.models.gan import GAN
+from imagegen.models.vae import VAE
+
+__all__ = ["GAN", "VAE", "Classifier", "Diffusion", "DivergenceError", "GenerativeModel"]

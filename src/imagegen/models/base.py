@@ -1,0 +1,236 @@
+"""The contract that every model keeps: what is the loss of a batch and, for generators, how are images drawn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningModule
+from pydantic import PositiveFloat
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from imagegen.objectives.likelihoods import bits_per_dim
+
+Batch = tuple[Tensor, Tensor]
+OptimizerFactory = Callable[..., torch.optim.Optimizer]
+LRSchedule = Callable[[float], float]
+
+
+class DivergenceError(RuntimeError):
+    """The training loss is no longer a finite number."""
+
+
+class ImageModel(LightningModule):
+    """A network trained on batches of images; a subclass writes `losses`, the rest is here.
+
+    `images_seen` counts the real images shown to the model by all devices together and is the only clock: learning
+    rate, averaging, evaluation and the x-axis of every curve follow it. `progress` in [0, 1] is the used share of the
+    training budget; the `Budget` callback sets it.
+
+    `ema` is an exponential moving average of the trained `network`. Its half-life is `ema_half_life` images, but never
+    more than `EMA_RAMP` of the images seen, so that early averages are not dominated by the initial weights
+    (Karras et al. 2022, arXiv:2206.00364, appendix F). Whatever is drawn or scored uses these averaged weights.
+    """
+
+    EMA_RAMP = 0.05
+
+    def __init__(
+        self,
+        network: nn.Module,
+        image_shape: Sequence[int],
+        lr: PositiveFloat,
+        optimizer: OptimizerFactory,
+        lr_schedule: LRSchedule,
+        ema_half_life: PositiveFloat,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.ema = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.0)).requires_grad_(False)
+        self.image_shape = tuple(image_shape)
+        self.lr = lr
+        self.optimizer = optimizer
+        self.lr_schedule = lr_schedule
+        self.ema_half_life = ema_half_life
+        self.images_seen = 0
+        self.progress = 0.0
+        self.train_means: dict[str, float] = {}
+        self._sums: dict[str, Tensor] = {}
+        self._num_summed = 0
+
+    def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Named scalar terms for images (N, C, H, W) in [-1, 1] and labels (N,); the key `loss` is minimised."""
+        raise NotImplementedError
+
+    def evaluation_losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The named terms reported on held-out images, by default those of `losses`."""
+        return self.losses(images, labels)
+
+    # How it is trained ----------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Any:
+        return self.build_optimizer(self.network, self.lr)
+
+    def build_optimizer(self, network: nn.Module, lr: float) -> torch.optim.Optimizer:
+        optimizer = self.optimizer(network.parameters(), lr=lr)
+        for group in optimizer.param_groups:
+            group["initial_lr"] = lr
+        return optimizer
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        factor = self.lr_schedule(self.progress)
+        for optimizer in self.trainer.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * factor
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        losses = self.losses(*batch)
+        self.record(losses)
+        self.images_seen += len(batch[0]) * self.trainer.world_size
+        return losses["loss"]
+
+    def record(self, losses: dict[str, Tensor]) -> None:
+        """Add the terms of one step to the running means that are logged every `log_every_n_steps` steps."""
+        for name, value in losses.items():
+            self._sums[name] = self._sums[name] + value.detach() if self._num_summed else value.detach()
+        self._num_summed += 1
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        images = len(batch[0]) * self.trainer.world_size
+        half_life = max(min(self.ema_half_life, self.images_seen * self.EMA_RAMP), 1e-6)
+        self.ema.multi_avg_fn = get_ema_multi_avg_fn(0.5 ** (images / half_life))
+        self.ema.update_parameters(self.network)
+        if self._num_summed >= self.trainer.log_every_n_steps:
+            self._flush()
+
+    def _flush(self) -> None:
+        means = {f"train/{name}": (value / self._num_summed).item() for name, value in self._sums.items()}
+        self._num_summed = 0
+        if not all(map(math.isfinite, means.values())):
+            raise DivergenceError(f"training diverged after {self.images_seen} images: {means}; try a smaller model.lr")
+        self.train_means = means
+        self.write_metrics(means | {"train/lr": self.trainer.optimizers[0].param_groups[0]["lr"]})
+
+    def write_metrics(self, metrics: dict[str, float]) -> None:
+        """Hand metrics to every logger with `images_seen` on the x-axis."""
+        for logger in self.loggers:
+            logger.log_metrics(metrics, step=self.images_seen)
+
+    # How it is watched ----------------------------------------------------------------------------------------------
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._log_losses("val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._log_losses("test", batch)
+
+    def _log_losses(self, stage: str, batch: Batch) -> None:
+        losses = {f"{stage}/{name}": value for name, value in self.evaluation_losses(*batch).items()}
+        self.log_dict(losses, on_epoch=True, sync_dist=True, batch_size=len(batch[0]), logger=False)
+
+    def on_validation_end(self) -> None:
+        self._write_stage("val/")
+
+    def on_test_end(self) -> None:
+        self._write_stage("test/")
+
+    def _write_stage(self, prefix: str) -> None:
+        if not self.trainer.sanity_checking:
+            metrics = self.trainer.callback_metrics
+            self.write_metrics({name: float(value) for name, value in metrics.items() if name.startswith(prefix)})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["images_seen"] = self.images_seen
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.images_seen = checkpoint["images_seen"]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning sets this string about 40 times a step; nn.Module's own __setattr__ takes microseconds each time.
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
+
+class GenerativeModel(ImageModel):
+    """A generator of images in [-1, 1]: a subclass writes `losses` and `draw`.
+
+    One that can also say how probable given images are sets `likelihood_kind` ("exact" or "bound") and writes
+    `log_likelihood`.
+    """
+
+    num_classes: int | None = None
+    likelihood_kind: str | None = None
+
+    def draw(self, seeds: range, labels: Tensor | None, **options: Any) -> Tensor:
+        """Draw image i of the batch (N, C, H, W) in [-1, 1] from `seeds[i]` alone. `sample` is what others call."""
+        raise NotImplementedError
+
+    def log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Log likelihood, or its bound, of 8-bit images (N, C, H, W) in [-1, 1], in nats (N,): averaged weights."""
+        raise NotImplementedError(f"{type(self).__name__} has no likelihood")
+
+    def evaluation_losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """On held-out images: bits per dimension where there is a likelihood, else the terms of `losses`."""
+        if self.likelihood_kind is None:
+            return self.losses(images, labels)
+        self.ema.eval()
+        return {"bits_per_dim": bits_per_dim(-self.log_likelihood(images, labels).mean(), self.image_shape)}
+
+    @torch.no_grad()
+    def sample(
+        self, num_samples: int, labels: Tensor | None = None, seed: int = 0, batch_size: int = 500, **options: Any
+    ) -> Tensor:
+        """Draw `num_samples` images (N, C, H, W) in [-1, 1] from the averaged weights.
+
+        Image i is the image of seed `seed + i`: it depends on neither the batch size nor the number of devices, so a
+        large set may be drawn in shares. A class-conditional model that is given no `labels` (N,) gives image i the
+        class `(seed + i) % num_classes`. `options` are those of the family (its `draw` method). The global random
+        state is left alone.
+        """
+        self.ema.eval()
+        batches = []
+        for start in range(0, num_samples, batch_size):
+            stop = min(start + batch_size, num_samples)
+            batch_labels = None if labels is None else labels[start:stop].to(self.device)
+            with torch.autocast(self.device.type, enabled=False):  # bf16 would tie an image to its batch
+                batches.append(self.draw(range(seed + start, seed + stop), batch_labels, **options).clamp(-1, 1))
+        return torch.cat(batches) if batches else torch.empty(0, *self.image_shape)
+
+    def sampling_protocol(self) -> dict[str, Any]:
+        """How `sample` draws by default, for the protocol that every score carries."""
+        return {"sampler": "one pass", "num_function_evaluations": 1}
+
+    def pictures(self, num_samples: int = 64, seed: int = 0) -> dict[str, Tensor]:
+        """The images (N, C, H, W) in [-1, 1] that people should look at during training, by name."""
+        return {"samples": self.sample(num_samples, seed=seed)}
+
+    def noise(self, seeds: range, shape: Sequence[int]) -> Tensor:
+        """Standard normal noise (N, *shape), row i from a counter-based generator keyed by `seeds[i]` alone."""
+        rows = [_generator(seed).standard_normal(tuple(shape), dtype=np.float32) for seed in seeds]
+        return torch.from_numpy(np.stack(rows)).to(self.device)
+
+    def uniforms(self, seeds: range, shape: Sequence[int]) -> Tensor:
+        """Uniform numbers in [0, 1) (N, *shape), row i from a counter-based generator keyed by `seeds[i]` alone."""
+        rows = [_generator(seed).random(tuple(shape), dtype=np.float32) for seed in seeds]
+        return torch.from_numpy(np.stack(rows)).to(self.device)
+
+    def sample_labels(self, seeds: range, labels: Tensor | None) -> Tensor | None:
+        """The classes (N,) to draw: those given, else `seed % num_classes`; None for an unconditional model."""
+        if self.num_classes is None:
+            if labels is not None:
+                raise ValueError("labels were given, but this model was trained without labels")
+            return None
+        if labels is None:
+            return torch.tensor([seed % self.num_classes for seed in seeds], device=self.device)
+        if labels.min() < 0 or labels.max() >= self.num_classes:
+            raise ValueError(f"labels must lie in 0..{self.num_classes - 1}, got {labels.min()}..{labels.max()}")
+        return labels
+
+
+def _generator(seed: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=seed))

@@ -1,0 +1,76 @@
+"""Multilayer perceptrons between flattened images and vectors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from pydantic import NonNegativeFloat, PositiveInt
+from torch import Tensor, nn
+
+
+def mlp(sizes: Sequence[int], activation: type[nn.Module], dropout: float = 0.0) -> nn.Sequential:
+    """Linear layers of the given sizes with `activation` (and dropout) between them, none after the last."""
+    layers: list[nn.Module] = []
+    for i, (size_in, size_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        layers.append(nn.Linear(size_in, size_out))
+        if i < len(sizes) - 2:
+            layers.append(activation())
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+    return nn.Sequential(*layers)
+
+
+class MLPGenerator(nn.Module):
+    """Latents (N, latent_dim) to images (N, C, H, W) in (-1, 1)."""
+
+    def __init__(self, image_shape: Sequence[int], latent_dim: PositiveInt, hidden: Sequence[PositiveInt]) -> None:
+        super().__init__()
+        self.layers = mlp([latent_dim, *hidden, math.prod(image_shape)], nn.ReLU)
+        self.image_shape = tuple(image_shape)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return torch.tanh(self.layers(latents)).unflatten(1, self.image_shape)
+
+
+class MLPDiscriminator(nn.Module):
+    """Images (N, C, H, W) to logits (N,), positive for "real"."""
+
+    def __init__(
+        self, image_shape: Sequence[int], hidden: Sequence[PositiveInt], dropout: NonNegativeFloat = 0.0
+    ) -> None:
+        super().__init__()
+        self.layers = mlp([math.prod(image_shape), *hidden, 1], LeakyReLU, dropout)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images.flatten(1)).squeeze(1)  # type: ignore[no-any-return]
+
+
+class LeakyReLU(nn.LeakyReLU):
+    """Slope 0.2 below zero, as in every GAN since DCGAN."""
+
+    def __init__(self) -> None:
+        super().__init__(0.2)
+
+
+class MLPAutoencoder(nn.Module):
+    """Encoder to a diagonal Gaussian over latents, decoder to the location and scale of a distribution over pixels."""
+
+    def __init__(self, image_shape: Sequence[int], latent_dim: PositiveInt, hidden: Sequence[PositiveInt]) -> None:
+        super().__init__()
+        pixels = math.prod(image_shape)
+        self.image_shape = tuple(image_shape)
+        self.encoder = mlp([pixels, *hidden, 2 * latent_dim], nn.SiLU)
+        self.decoder = mlp([latent_dim, *reversed(hidden), pixels], nn.SiLU)
+        self.log_scale = nn.Parameter(torch.tensor(-1.0))
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Posterior mean and log variance, each (N, latent_dim)."""
+        posterior_mean, posterior_log_var = self.encoder(images.flatten(1)).float().chunk(2, dim=1)
+        return posterior_mean, posterior_log_var.clamp(-20, 10)
+
+    def decode(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Location (N, C, H, W) in (-1, 1) and log scale (one number for all pixels) of the pixel distribution."""
+        location = torch.tanh(self.decoder(latents).float()).unflatten(1, self.image_shape)
+        return location, self.log_scale

@@ -1,0 +1,94 @@
+"""A right-sized U-Net for small images: space-to-depth stem, two resolutions, adaptive group normalisation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from pydantic import NonNegativeFloat, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class UNet(nn.Module):
+    """Map noisy images (N, C, H, W), times (N,) in [0, 1] and labels (N,) to an output of the images' shape.
+
+    Images of 16 pixels and more are first folded 2x2 into channels (space-to-depth), smaller ones are not: the trunk
+    then works on 14x14 and 7x7 (MNIST) or 16x16 and 8x8 (32x32 pictures), where nearly all time goes into convolutions
+    that a processor runs at its full rate. `labels` of `num_classes` mean "no label".
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        num_classes: PositiveInt | None = None,
+        width: PositiveInt = 64,
+        num_blocks: PositiveInt = 2,
+        dropout: NonNegativeFloat = 0.0,
+    ) -> None:
+        super().__init__()
+        channels, height, width_pixels = image_shape
+        self.patch_size = 2 if min(height, width_pixels) >= 16 else 1
+        if height % (2 * self.patch_size) or width_pixels % (2 * self.patch_size):
+            raise ValueError(f"UNet halves images: {height}x{width_pixels} must divide by {2 * self.patch_size}")
+        embedding = 4 * width
+        self.num_classes = num_classes
+        self.label_embedding = nn.Embedding(num_classes + 1, embedding) if num_classes else None
+        self.time_embedding = nn.Sequential(
+            nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
+        )
+        self.frequencies: Tensor
+        self.register_buffer("frequencies", torch.exp(torch.linspace(0, math.log(1000), width // 2)), persistent=False)
+        folded = channels * self.patch_size**2
+        self.stem = nn.Conv2d(folded, width, 3, padding=1)
+        self.down = nn.ModuleList(ResidualBlock(width, width, embedding, dropout) for _ in range(num_blocks))
+        self.middle = nn.ModuleList(
+            ResidualBlock(width if i == 0 else 2 * width, 2 * width, embedding, dropout) for i in range(2 * num_blocks)
+        )
+        self.up = nn.ModuleList(
+            ResidualBlock(3 * width if i == 0 else width, width, embedding, dropout) for i in range(num_blocks)
+        )
+        self.head = nn.Conv2d(width, folded, 3, padding=1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        angles = t[:, None] * self.frequencies
+        embedding = self.time_embedding(torch.cat([angles.cos(), angles.sin()], dim=1))  # (N, 4 width)
+        if self.label_embedding is not None:
+            embedding = embedding + self.label_embedding(labels)
+        skip = self.stem(F.pixel_unshuffle(x, self.patch_size))
+        skip = skip.contiguous(memory_format=torch.channels_last)  # here: one channel alone has no order of its own
+        for block in self.down:
+            skip = block(skip, embedding)
+        x = F.avg_pool2d(skip, 2)
+        for block in self.middle:
+            x = block(x, embedding)
+        x = torch.cat([F.interpolate(x, scale_factor=2.0, mode="nearest"), skip], dim=1)
+        for block in self.up:
+            x = block(x, embedding)
+        return F.pixel_shuffle(self.head(F.silu(x)), self.patch_size)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions; the embedding (N, E) scales and shifts between them (Dhariwal & Nichol 2021, sec. 3.1)."""
+
+    def __init__(self, in_channels: int, out_channels: int, embedding: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(8, in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.scale_shift = nn.Linear(embedding, 2 * out_channels)
+        self.norm2 = nn.GroupNorm(8, out_channels, affine=False)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.skip = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.scale_shift(embedding)[:, :, None, None].chunk(2, dim=1)
+        hidden = self.conv1(F.silu(self.norm1(x)))
+        hidden = F.silu(torch.addcmul(shift, self.norm2(hidden), 1 + scale))
+        return self.skip(x) + self.conv2(self.dropout(hidden))  # type: ignore[no-any-return]

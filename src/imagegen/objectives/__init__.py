@@ -1,0 +1,1 @@
+"""Formulas without weights: losses, likelihoods, noise schedules, samplers."""

@@ -1,0 +1,76 @@
+"""Pictures and sample files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from imagegen.data.module import to_uint8
+from imagegen.models.base import GenerativeModel
+
+
+def image_grid(images: Tensor, columns: int | None = None, min_width: int = 480) -> NDArray[np.uint8]:
+    """Images (N, C, H, W) in [-1, 1] as one picture (rows, columns, 3) of 8-bit levels.
+
+    About square unless `columns` is given; small images are enlarged by a whole factor, without smoothing, until the
+    picture is about `min_width` pixels wide.
+    """
+    num, channels, height, width = images.shape
+    columns = columns or math.ceil(math.sqrt(num))
+    rows = math.ceil(num / columns)
+    cells = torch.full((rows * columns, channels, height + 2, width + 2), 255, dtype=torch.uint8)
+    cells[:num, :, 1:-1, 1:-1] = to_uint8(images).cpu()
+    grid = cells.reshape(rows, columns, channels, height + 2, width + 2).permute(0, 3, 1, 4, 2)
+    grid = grid.reshape(rows * (height + 2), columns * (width + 2), channels)
+    if channels == 1:
+        grid = grid.expand(-1, -1, 3)
+    factor = max(1, round(min_width / grid.shape[1]))
+    return grid.repeat_interleave(factor, 0).repeat_interleave(factor, 1).numpy()
+
+
+def save_png(grid: NDArray[np.uint8], path: Path) -> None:
+    """Write a picture so that a reader never finds half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    Image.fromarray(grid).save(temporary, format="png", optimize=True)
+    temporary.replace(path)
+
+
+def save_samples(
+    model: GenerativeModel,
+    path: Path,
+    num_samples: int,
+    seed: int,
+    labels: Sequence[int] | None = None,
+    columns: int | None = None,
+    options: dict[str, Any] | None = None,
+) -> None:
+    """Draw images and write them: a grid (.png), or arrays (.npz) `images` uint8 (N, H, W, C) and `labels` int64 (N,).
+
+    `labels` are repeated as needed; -1 in the file means "without a class". Raises ValueError for another suffix.
+    """
+    if path.suffix not in (".png", ".npz"):
+        raise ValueError(f"out: {path} must end in .png (a grid) or .npz (arrays)")
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+    seeds = range(seed, seed + num_samples)
+    wanted = None if labels is None else torch.tensor([labels[i % len(labels)] for i in range(num_samples)])
+    drawn_labels = model.sample_labels(seeds, wanted)
+    images = model.sample(num_samples, drawn_labels, seed, **(options or {}))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".png":
+        save_png(image_grid(images, columns), path)
+        return
+    classes = torch.full((num_samples,), -1) if drawn_labels is None else drawn_labels
+    temporary = path.with_name(f".{path.name}.part")
+    with temporary.open("wb") as file:
+        np.savez(file, images=to_uint8(images).permute(0, 2, 3, 1).cpu().numpy(), labels=classes.cpu().numpy())
+    temporary.replace(path)

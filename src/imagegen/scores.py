@@ -1,0 +1,49 @@
+"""The final scores of a run with the protocol that makes them comparable, written and printed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning import Trainer
+
+from imagegen.callbacks import GenerationMetrics, SampleGrid
+from imagegen.models.base import ImageModel
+
+
+def collect_scores(trainer: Trainer, model: ImageModel, **costs: Any) -> dict[str, Any]:
+    """Scores of the test split, costs and protocol, as plain numbers and strings."""
+    scores: dict[str, Any] = {"images_seen": model.images_seen, **costs}
+    scores["parameters"] = sum(parameter.numel() for parameter in model.network.parameters())
+    scores |= {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("test/")}
+    if "test/bits_per_dim" in scores:
+        scores["likelihood_kind"] = model.likelihood_kind
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, SampleGrid) and callback.last is not None:
+            scores["picture"] = str(callback.last)
+        if isinstance(callback, GenerationMetrics) and callback.protocol:
+            scores["protocol"] = callback.protocol
+    return scores
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON so that a reader never finds half of it."""
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.replace(path)
+
+
+def summary(rows: Mapping[str, Any]) -> str:
+    """The table printed at the end of a run: a line per entry, nested entries on one line."""
+    width = max(map(len, rows))
+    return "\n".join(f"{key:<{width}}  {_text(value)}" for key, value in rows.items())
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_text(item)}" for key, item in value.items() if "sha256" not in key)
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -1,0 +1,52 @@
+"""Weights & Biases without surprises: offline unless a key is configured, and never a prompt."""
+
+from __future__ import annotations
+
+import netrc
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import loggers
+from lightning.pytorch.utilities import rank_zero_only
+
+
+class WandbLogger(loggers.WandbLogger):
+    """A W&B run per job. `mode` is online, offline, or auto: online only if an API key is configured."""
+
+    def __init__(self, project: str, save_dir: str, mode: str = "auto", name: str | None = None) -> None:
+        import wandb
+
+        if mode == "auto":
+            mode = os.environ.get("WANDB_MODE") or ("online" if has_api_key() else "offline")
+        if mode not in ("online", "offline", "disabled"):
+            raise ValueError(f"mode must be auto, online, offline or disabled, got {mode!r}")
+        settings = wandb.Settings(console="off", silent=True, mode=mode)  # type: ignore[arg-type]
+        Path(save_dir).mkdir(parents=True, exist_ok=True)
+        super().__init__(name=name, save_dir=save_dir, project=project, offline=mode == "offline", settings=settings)
+        self.mode = mode
+
+    @rank_zero_only
+    def log_config(self, config: dict[str, Any]) -> None:
+        """Record the run's config."""
+        self.experiment.config.update(config, allow_val_change=True)
+
+    @rank_zero_only
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Write the final scores and close the run, so that the next job of a sweep gets its own."""
+        import wandb
+
+        self.experiment.summary.update(summary)
+        wandb.finish()
+
+
+def has_api_key() -> bool:
+    """Whether an API key is in the environment or, as `wandb login` leaves it, in the netrc file."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    path = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
+    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("//")[-1].split("/")[0]
+    try:
+        return netrc.netrc(path).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False

@@ -1,0 +1,127 @@
+"""The PixelCNN sees only what comes before, and its cache computes the same logits as a full pass."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from imagegen.networks.pixelcnn import MaskedConv2d, PixelCNN
+
+SHAPES = [(1, 8, 8), (1, 3, 9), (2, 4, 5), (3, 6, 5)]
+
+
+def build(
+    image_shape: tuple[int, int, int], num_classes: int | None = None, dtype: torch.dtype = torch.float64, **sizes: int
+) -> PixelCNN:
+    """A small network in which every weight matters."""
+    torch.manual_seed(0)
+    network = PixelCNN(image_shape, num_classes, **({"width": 12, "num_blocks": 3} | sizes)).to(dtype)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return network
+
+
+def random_images(num_images: int, image_shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(256, (num_images, *image_shape), generator=generator).to(dtype) / 127.5 - 1
+
+
+def order(image_shape: tuple[int, int, int]) -> list[tuple[int, int, int]]:
+    """The order in which values are drawn: (row, column, channel)."""
+    channels, height, width = image_shape
+    return list(itertools.product(range(height), range(width), range(channels)))
+
+
+@pytest.mark.parametrize("image_shape", SHAPES)
+def test_logits_have_no_gradient_from_themselves_or_later(image_shape: tuple[int, int, int]) -> None:
+    network = build(image_shape, width=48)
+    images = random_images(1, image_shape).requires_grad_()
+    logits = network(images)
+    weights = torch.randn(256, dtype=images.dtype)
+    for place, (row, col, channel) in enumerate(order(image_shape)):
+        output = (logits[0, :, channel, row, col] * weights).sum()
+        (gradient,) = torch.autograd.grad(output, images, retain_graph=True)
+        in_order = gradient[0].permute(1, 2, 0).flatten()
+        assert (in_order[place:] == 0).all()
+        if place:  # its predecessor: the channel before, or the pixel on the left or above
+            channels = image_shape[0]
+            seen = place - 1 if channel or col else place - image_shape[2] * channels
+            assert in_order[seen] != 0
+
+
+@pytest.mark.parametrize("image_shape", SHAPES)
+def test_a_later_value_changes_no_bit(image_shape: tuple[int, int, int]) -> None:
+    network = build(image_shape, dtype=torch.float32)
+    images = random_images(2, image_shape, torch.float32)
+    logits = network(images).permute(0, 3, 4, 2, 1).flatten(1, 3)  # in the order of drawing
+    steps = order(image_shape)
+    for place in range(0, len(steps), 5):
+        row, col, channel = steps[place]
+        changed = images.clone()
+        changed[:, channel, row, col] += 0.5
+        changed_logits = network(changed).permute(0, 3, 4, 2, 1).flatten(1, 3)
+        assert torch.equal(changed_logits[:, : place + 1], logits[:, : place + 1])
+        if place + 1 < len(steps):
+            assert not torch.equal(changed_logits, logits)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
+@pytest.mark.parametrize("sizes", [{}, {"kernel_size": 1}, {"kernel_size": 5, "num_blocks": 2}, {"num_dilations": 1}])
+@pytest.mark.parametrize(("image_shape", "num_classes"), [((1, 8, 8), None), ((1, 9, 4), 3), ((3, 5, 7), 3)])
+def test_cached_logits_are_those_of_a_full_pass(
+    image_shape: tuple[int, int, int],
+    num_classes: int | None,
+    sizes: dict[str, int],
+    dtype: torch.dtype,
+    tolerance: float,
+) -> None:
+    network = build(image_shape, num_classes, dtype, **sizes)
+    images = random_images(2, image_shape, dtype)
+    labels = torch.tensor([0, 2]) if num_classes else None
+    expected = network(images, labels)
+    cache = network.start(2, labels)
+    for row, col, channel in order(image_shape):
+        torch.testing.assert_close(
+            cache.logits(row, col, channel), expected[:, :, channel, row, col], rtol=tolerance, atol=tolerance
+        )
+        cache.write(row, col, channel, images[:, channel, row, col])
+
+
+@pytest.mark.parametrize("image_shape", [(1, 28, 28), (3, 32, 32)])
+def test_default_sizes_fit_data_sets(image_shape: tuple[int, int, int]) -> None:
+    network = PixelCNN(image_shape, num_classes=10)
+    with torch.no_grad():
+        logits = network(random_images(1, image_shape, torch.float32), torch.tensor([3]))
+    assert logits.shape == (1, 256, *image_shape)
+
+
+def test_six_blocks_see_seventeen_pixels_far() -> None:
+    network = build((1, 28, 28), num_blocks=6)
+    images = random_images(1, (1, 28, 28)).requires_grad_()
+    (gradient,) = torch.autograd.grad(network(images)[0, :, 0, 27, 20].square().sum(), images)
+    rows, columns = gradient[0, 0].nonzero(as_tuple=True)
+    assert (rows.min(), columns.min()) == (27 - 17, 20 - 17)  # 3 of the first layer, 1 + 2 + 4 + 1 + 2 + 4 of the blocks
+
+
+def test_labels_change_the_logits_and_are_needed() -> None:
+    network = build((1, 4, 4), num_classes=2)
+    images = random_images(1, (1, 4, 4))
+    assert not torch.equal(network(images, torch.tensor([0])), network(images, torch.tensor([1])))
+    with pytest.raises(ValueError, match="needs labels"):
+        network(images)
+    with pytest.raises(ValueError, match="needs labels"):
+        network.start(1)
+
+
+def test_even_kernels_are_refused() -> None:
+    with pytest.raises(ValueError, match="odd"):
+        MaskedConv2d(4, 4, 2, num_groups=1)
+
+
+def test_an_untrained_network_is_nearly_uniform() -> None:
+    torch.manual_seed(0)
+    network = PixelCNN((1, 8, 8))
+    entropy = torch.distributions.Categorical(logits=network(random_images(2, (1, 8, 8), torch.float32)).movedim(1, -1))
+    assert (entropy.entropy() > 0.95 * math.log(256)).all()

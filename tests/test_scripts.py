@@ -1,0 +1,172 @@
+"""The entry scripts as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import Script
+from PIL import Image
+
+FAST = ["debug=default", "log_dir=logs"]
+
+
+def folders(root: Path) -> list[Path]:
+    return sorted(path.parent for path in root.rglob("status.json"))
+
+
+def status(folder: Path) -> dict[str, object]:
+    return dict(json.loads((folder / "status.json").read_text()))
+
+
+@pytest.fixture
+def trained(script: Script, tmp_path: Path) -> Path:
+    result = script("train.py", "model=vae", *FAST)
+    assert result.returncode == 0, result.stderr
+    [folder] = folders(tmp_path / "logs")
+    return folder
+
+
+def test_train_leaves_everything_in_its_run_folder(script: Script, tmp_path: Path) -> None:
+    result = script("train.py", "model=diffusion", "run_dir=here", "debug=default", "logger.wandb.mode=auto")
+    assert result.returncode == 0, result.stderr
+    folder = tmp_path / "here"
+    assert status(folder)["state"] == "finished"
+    scores = json.loads((folder / "scores.json").read_text())
+    assert scores["images_seen"] >= 2000
+    assert scores["test/fid"] > 0
+    assert scores["test/inception_score"] >= 1
+    assert scores["protocol"]["num_function_evaluations"] == 9
+    assert scores["protocol"]["num_real"] == 300
+    assert len(scores["protocol"]["features_sha256"]) == 64
+    for name in ("run_dir", "images_seen", "test/fid", "protocol"):
+        assert name.split("_")[0] in result.stdout
+    assert (folder / "config.yaml").is_file()
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert "val/fid" in (folder / "metrics.csv").read_text().splitlines()[0]
+    picture = np.asarray(Image.open(scores["picture"] if Path(scores["picture"]).is_absolute() else tmp_path / scores["picture"]))
+    assert picture.ndim == 3
+    assert picture.std() > 10
+    assert list((folder / "wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_checkpoint_alone_is_enough_to_evaluate_and_sample(script: Script, trained: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "elsewhere" / "model.ckpt"
+    alone.parent.mkdir()
+    alone.write_bytes((trained / "checkpoints" / "best.ckpt").read_bytes())
+
+    result = script("evaluate.py", f"ckpt={alone}", "num_samples=5000", "seed=1000000", "trainer=cpu")
+    assert result.returncode == 0, result.stderr
+    assert json.loads((alone.parent / "evaluation.json").read_text())["test/fid"] > 0
+
+    result = script("sample.py", f"ckpt={alone}", "num_samples=6", "seed=3", "out=out/six.npz")
+    assert result.returncode == 0, result.stderr
+    with np.load(tmp_path / "out" / "six.npz") as arrays:
+        assert arrays["images"].shape == (6, 8, 8, 1)
+        assert arrays["images"].dtype == np.uint8
+        assert arrays["labels"].shape == (6,)
+
+    result = script("sample.py", f"ckpt={trained}", "num_samples=4")
+    assert result.returncode == 0, result.stderr
+    assert Image.open(trained / "samples_seed0.png").size[0] > 100
+
+
+def test_evaluate_repeats_the_scores_of_the_run(script: Script, tmp_path: Path) -> None:
+    result = script("train.py", "model=vae", "run_dir=here", "debug=default", "trainer.precision=32-true")
+    assert result.returncode == 0, result.stderr
+    result = script("evaluate.py", "ckpt=here", "num_samples=200", "trainer.precision=32-true", "out=again.json")
+    assert result.returncode == 0, result.stderr
+    first, again = (json.loads((tmp_path / name).read_text()) for name in ("here/scores.json", "again.json"))
+    assert again["test/fid"] == pytest.approx(first["test/fid"], rel=1e-4)
+    assert again["protocol"] == first["protocol"]
+
+
+def test_a_multirun_gives_each_job_its_own_folder_and_wandb_run(script: Script, tmp_path: Path) -> None:
+    arguments = ["--multirun", "model=vae", "model.latent_dim=2,4", "model.lr=1e-3", *FAST, "logger.wandb.mode=offline"]
+    result = script("train.py", *arguments)
+    assert result.returncode == 0, result.stderr
+    runs = folders(tmp_path / "logs")
+    assert len(runs) == 2
+    assert all(status(folder)["state"] == "finished" for folder in runs)
+    assert len(list(tmp_path.rglob("offline-run-*/*.wandb"))) == 2
+    assert [bool(list(folder.glob("samples/latent_plane_*.png"))) for folder in runs] == [True, False]
+
+
+def test_a_failing_job_does_not_take_the_rest_of_a_sweep_down(script: Script, tmp_path: Path) -> None:
+    result = script("train.py", "--multirun", "model=vae", "data.batch_size=100000,64", *FAST)
+    assert result.returncode == 1
+    assert sorted(str(status(folder)["state"]) for folder in folders(tmp_path / "logs")) == ["failed", "finished"]
+
+
+def test_two_processes_train_and_score_as_one(script: Script, tmp_path: Path) -> None:
+    arguments = ["model=gan", "run_dir=here", "debug=default", "trainer=ddp"]
+    result = script("train.py", *arguments, "trainer.accelerator=cpu", "trainer.devices=2", OMP_NUM_THREADS="1")
+    assert result.returncode == 0, result.stderr
+    assert status(tmp_path / "here")["state"] == "finished"
+    scores = json.loads((tmp_path / "here" / "scores.json").read_text())
+    assert scores["images_seen"] >= 2000
+    assert scores["test/fid"] > 0
+    assert not (tmp_path / "logs").exists()
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (Path("exploded"),))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("train.py", ["model=difusion"], ["difusion", "diffusion"]),
+        ("train.py", ["data=mnits"], ["mnits", "mnist"]),
+        ("train.py", ["model.lrr=1"], ["lrr"]),
+        ("train.py", ["model.lr=abc"], ["model.lr", "abc"]),
+        ("train.py", ["data.batch_size=0"], ["data.batch_size", "greater than 0"]),
+        ("train.py", ["data=mnist", "data.data_dir=nowhere"], ["train-images-idx3-ubyte.gz", "data=digits"]),
+        ("train.py", ["data=mnist", "data.data_dir=cut"], ["train-images-idx3-ubyte.gz"]),
+        ("train.py", ["model._target_=os.system"], ["os.system", "not allowed"]),
+        ("train.py", ["trainer=gpu"], ["no GPU found", "trainer=cpu"]),
+        ("train.py", ["log_dir=file/logs"], ["file/logs", "log_dir="]),
+        ("train.py", ["run_dir=full"], ["full", "not empty"]),
+        ("train.py", ["resume=nowhere.ckpt"], ["nowhere.ckpt"]),
+        ("train.py", ["callbacks.metrics.features=inceptoin"], ["inceptoin", "digits"]),
+        ("sample.py", [], ["ckpt"]),
+        ("sample.py", ["ckpt=nowhere"], ["nowhere"]),
+        ("sample.py", ["ckpt=empty.ckpt"], ["empty.ckpt", "empty"]),
+        ("sample.py", ["ckpt=text.ckpt"], ["text.ckpt", "not a checkpoint"]),
+        ("sample.py", ["ckpt=bomb.ckpt"], ["bomb.ckpt", "refused"]),
+        ("sample.py", ["ckpt=full"], ["full", "no run folder"]),
+        ("evaluate.py", ["ckpt=nowhere"], ["nowhere"]),
+    ],
+)
+def test_a_mistake_ends_in_a_line_or_two(
+    script: Script, tmp_path: Path, name: str, arguments: list[str], words: list[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "precious").write_text("kept")
+    (tmp_path / "empty.ckpt").touch()
+    (tmp_path / "text.ckpt").write_text("hello")
+    (tmp_path / "cut" / "mnist").mkdir(parents=True)
+    for split in ("train", "t10k"):
+        for kind in ("images-idx3", "labels-idx1"):
+            (tmp_path / "cut" / "mnist" / f"{split}-{kind}-ubyte.gz").write_bytes(b"\x1f\x8b\x08\x00")
+    torch.save({"config": Bomb()}, tmp_path / "bomb.ckpt", pickle_module=pickle)
+
+    result = script(name, *arguments, *(["debug=default"] if name == "train.py" else []))
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in result.stderr, result.stderr
+    assert (tmp_path / "full" / "precious").read_text() == "kept"
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_runs_of_the_same_second_get_their_own_folders(tmp_path: Path) -> None:
+    from imagegen.run import _unique_folder
+
+    assert len({_unique_folder(tmp_path) for _ in range(5)}) == 5
