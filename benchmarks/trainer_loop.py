@@ -76,13 +76,13 @@ def bare_loop(cfg: DictConfig, steps: int, warmup: int, autocast: bool) -> float
 def our_loop(cfg: DictConfig, steps: int, warmup: int, precision: str) -> float:
     """Microseconds per step of the Trainer with the callbacks that run in every step."""
     clock = Clock(warmup, steps)
-    budget = Budget((steps + warmup + 2) * cfg.data.batch_size, 1, 10**9, seed=0)
+    budget = Budget(val_every_images=10**9, seed=0)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             accelerator="cpu",
             precision=precision,
             devices=1,
-            max_epochs=-1,
+            max_images=(steps + warmup + 2) * cfg.data.batch_size,
             callbacks=[budget, Progress(), clock],
             logger=False,
             enable_checkpointing=False,

@@ -107,7 +107,9 @@ class Run:
                 probe = path / "status.json"
                 probe.touch(exist_ok=False)
                 return path
-            parent = Path(self.cfg.log_dir) / self.cfg.data.name / HydraConfig.get().runtime.choices.get("model", "model")
+            parent = (
+                Path(self.cfg.log_dir) / self.cfg.data.name / HydraConfig.get().runtime.choices.get("model", "model")
+            )
             parent.mkdir(parents=True, exist_ok=True)
             return _unique_folder(parent)
         except OSError as error:
@@ -116,7 +118,6 @@ class Run:
                 f"cannot write the run folder in {where}: {error.strerror}; choose another with log_dir= or run_dir="
             ) from None
 
-    @rank_zero_only
     def _write_status(self, state: str, **more: Any) -> None:
         if self.is_first:
             status = {"state": state, "seconds": round(self.seconds, 1), "pid": os.getpid(), **more}
@@ -147,6 +148,7 @@ def quiet_lightning() -> None:
     for text in (".*does not have many workers.*", ".*isinstance.*LeafSpec.*", ".*`LightningDataModule`.*"):
         warnings.filterwarnings("ignore", message=text)
     warnings.filterwarnings("ignore", category=UserWarning, module="lightning.*")
+    warnings.filterwarnings("ignore", message=".*will save all extracted features in buffer.*")
 
 
 @contextmanager
@@ -154,5 +156,5 @@ def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
     """Turn mishaps that the user can mend, and exceptions of these kinds, into a UserError of one line."""
     try:
         yield
-    except (DataError, FeatureError, DivergenceError, *kinds) as error:
+    except (DataError, FeatureError, DivergenceError) + kinds as error:
         raise UserError(str(error).strip()) from error

@@ -21,10 +21,13 @@ class WandbLogger(loggers.WandbLogger):
             mode = os.environ.get("WANDB_MODE") or ("online" if has_api_key() else "offline")
         if mode not in ("online", "offline", "disabled"):
             raise ValueError(f"mode must be auto, online, offline or disabled, got {mode!r}")
+        os.environ.setdefault("WANDB_SILENT", "true")
+        if mode == "offline":
+            rank_zero_only(print)(f"W&B: offline, kept in {save_dir}/wandb (`wandb sync` uploads it)")
         settings = wandb.Settings(console="off", silent=True, mode=mode)  # type: ignore[arg-type]
         Path(save_dir).mkdir(parents=True, exist_ok=True)
         super().__init__(name=name, save_dir=save_dir, project=project, offline=mode == "offline", settings=settings)
-        self.mode = mode
+        self._wandb_init.pop("anonymous", None)  # W&B warns of the mere presence of this old setting
 
     @rank_zero_only
     def log_config(self, config: dict[str, Any]) -> None:

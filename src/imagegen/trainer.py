@@ -7,21 +7,42 @@ from typing import Any
 import lightning
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from pydantic import PositiveInt
 
 
 class Trainer(lightning.Trainer):
-    """`precision="auto"` is bf16-mixed where the processor or GPU computes in bf16, else 32-true.
+    """A training budget is `max_images`, `max_epochs` or `max_time`; without one, a run trains for one minute.
 
-    Raises ValueError where an accelerator is asked for and absent. All else is Lightning's.
+    `precision="auto"` is bf16-mixed where the processor or GPU computes in bf16, else 32-true. Raises ValueError where
+    an accelerator is asked for and absent. All else is Lightning's; the `Budget` callback counts the images.
     """
 
-    def __init__(self, accelerator: str = "auto", precision: str | int = "auto", **kwargs: Any) -> None:
+    DEFAULT_MAX_TIME = "00:00:01:00"  # DD:HH:MM:SS
+
+    def __init__(
+        self,
+        accelerator: str = "auto",
+        precision: str | int = "auto",
+        max_images: PositiveInt | None = None,
+        max_epochs: PositiveInt | None = None,
+        max_time: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.max_images = max_images
+        if max_images is None and max_epochs is None and max_time is None:
+            max_time = self.DEFAULT_MAX_TIME
         if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
             raise ValueError("no GPU found; use trainer=cpu, or trainer=auto for the best device there is")
         if precision == "auto":
             precision = "bf16-mixed" if has_bf16(accelerator) else "32-true"
         try:
-            super().__init__(accelerator=accelerator, precision=precision, **kwargs)  # type: ignore[arg-type]
+            super().__init__(
+                accelerator=accelerator,
+                precision=precision,  # type: ignore[arg-type]
+                max_epochs=-1 if max_epochs is None else max_epochs,  # Lightning's own default is 1000 epochs
+                max_time=max_time,
+                **kwargs,
+            )
         except MisconfigurationException as error:
             raise ValueError(str(error)) from error
 
@@ -29,7 +50,7 @@ class Trainer(lightning.Trainer):
 def has_bf16(accelerator: str) -> bool:
     """Whether bf16 arithmetic is in the hardware of the device that `accelerator` chooses."""
     if accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if accelerator == "mps" or (accelerator == "auto" and torch.backends.mps.is_available()):
         return False
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -36,10 +36,17 @@ def fit(cfg: DictConfig, folder: Path, max_images: int, **trainer_options: Any) 
     model, data = build(cfg.model, "model"), build(cfg.data, "data")
     checkpoints = BestAndLast(dirpath=str(folder), monitor=None, mode="min")
     checkpoints.config = to_plain(cfg)
-    budget = Budget(max_images, max_images, val_every_images=max_images, seed=0)
-    options = {"accelerator": "cpu", "precision": "32-true", "devices": 1, "max_epochs": -1, "limit_val_batches": 1}
+    budget = Budget(val_every_images=max_images, seed=0)
+    options = {
+        "accelerator": "cpu",
+        "precision": "32-true",
+        "devices": 1,
+        "max_images": max_images,
+        "limit_val_batches": 1,
+    }
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "num_sanity_val_steps": 0}
-    trainer = Trainer(callbacks=[budget, checkpoints], log_every_n_steps=1, **(options | quiet | trainer_options))
+    options |= quiet | trainer_options
+    trainer = Trainer(max_images=max_images, callbacks=[budget, checkpoints], log_every_n_steps=1, **options)
     trainer.fit(model, data)
     return model, trainer
 
@@ -131,17 +138,17 @@ def test_resuming_ends_where_the_uninterrupted_run_ends(composed: Compose, tmp_p
                 trainer.should_stop = True
 
     lightning.seed_everything(0, verbose=False)
-    options = {"accelerator": "cpu", "devices": 1, "precision": "32-true", "max_epochs": -1, "logger": False}
+    options = {"accelerator": "cpu", "devices": 1, "precision": "32-true", "max_images": 192, "logger": False}
     options |= {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     options |= {"limit_val_batches": 0}
     half = build(cfg.model, "model")
-    budget = Budget(192, 192, 192, seed=0)
+    budget = Budget(192, seed=0)
     Trainer(callbacks=[budget, StopHalfway()], **options).fit(half, build(cfg.data, "data"))
     assert half.images_seen == 96
 
     lightning.seed_everything(123, verbose=False)
     resumed = build(cfg.model, "model")
-    Trainer(callbacks=[Budget(192, 192, 192, seed=0)], **options).fit(
+    Trainer(callbacks=[Budget(192, seed=0)], **options).fit(
         resumed, build(cfg.data, "data"), ckpt_path=tmp_path / "half.ckpt", weights_only=True
     )
     assert resumed.images_seen == 192

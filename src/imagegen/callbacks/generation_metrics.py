@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback
 from pydantic import NonNegativeInt, PositiveInt
 
 from imagegen.metrics.features import FeatureNetwork, load_features
@@ -31,19 +31,21 @@ class GenerationMetrics(Callback):
         self.scores: dict[str, GenerationScores] = {}
         self.protocol: dict[str, Any] = {}
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         self._score("val", trainer, pl_module)
 
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         self._score("test", trainer, pl_module)
 
-    def _score(self, split: str, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _score(self, split: str, trainer: Any, pl_module: Any) -> None:
         if self.features is None or trainer.sanity_checking:
             return
         if split not in self.scores:
-            real_images, _ = trainer.datamodule.splits[split]  # type: ignore[attr-defined]
+            real_images, _ = trainer.datamodule.splits[split]
             self.scores[split] = GenerationScores(self.features, real_images, self.num_samples[split], self.seed)
         scores = self.scores[split]
-        values = scores.compute(pl_module, trainer.global_rank, trainer.world_size)  # type: ignore[arg-type]
-        self.protocol = scores.protocol(split) | pl_module.sampling_protocol()  # type: ignore[operator]
-        pl_module.log_dict({f"{split}/{name}": value for name, value in values.items()}, logger=False, rank_zero_only=False)
+        values = scores.compute(pl_module, trainer.global_rank, trainer.world_size)
+        self.protocol = scores.protocol(split) | pl_module.sampling_protocol()
+        pl_module.log_dict(
+            {f"{split}/{name}": value for name, value in values.items()}, logger=False, rank_zero_only=False
+        )

@@ -64,7 +64,7 @@ def load_features(source: str) -> FeatureNetwork:
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads(file.metadata()["imagegen"])
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
         network = ResidualClassifier(**about["network"])
         network.load_state_dict(state)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -73,7 +73,7 @@ def load_features(source: str) -> FeatureNetwork:
 
 
 def save_features(network: ResidualClassifier, accuracy: float, path: Path) -> None:
-    """Write a trained classifier as one safetensors file that says how to rebuild it."""
+    """Write a trained classifier as one safetensors file (16-bit weights) that says how to rebuild it."""
     about = {
         "network": {
             "image_shape": network.image_shape,
@@ -83,7 +83,7 @@ def save_features(network: ResidualClassifier, accuracy: float, path: Path) -> N
         },
         "accuracy": accuracy,
     }
-    state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    state = {key: value.detach().cpu().half().contiguous() for key, value in network.state_dict().items()}
     save_file(state, path, metadata={"imagegen": json.dumps(about)})
 
 

@@ -54,7 +54,7 @@ class GenerationScores:
         return {"fid": fid, "inception_score": float(mean), "inception_score_std": float(std)}
 
     def _update(self, images: Tensor, real: bool) -> None:
-        for batch in images.split(self.BATCH_SIZE):
+        for batch in torch.split(images, self.BATCH_SIZE):
             features, logits = self.features(from_uint8(batch))
             self.fid.update(features, real=real)
             if not real:

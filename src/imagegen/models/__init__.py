@@ -4,6 +4,7 @@ from imagegen.models.base import DivergenceError, GenerativeModel
 from imagegen.models.classifier import Classifier
 from imagegen.models.diffusion import Diffusion
 from imagegen.models.gan import GAN
+from imagegen.models.pixelcnn import PixelCNN
 from imagegen.models.vae import VAE
 
-__all__ = ["GAN", "VAE", "Classifier", "Diffusion", "DivergenceError", "GenerativeModel"]
+__all__ = ["GAN", "VAE", "Classifier", "Diffusion", "DivergenceError", "GenerativeModel", "PixelCNN"]

@@ -49,7 +49,7 @@ class ImageModel(LightningModule):
     ) -> None:
         super().__init__()
         self.network = network
-        self.ema = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.0)).requires_grad_(False)
+        self.ema = AveragedModel(network).requires_grad_(False)
         self.image_shape = tuple(image_shape)
         self.lr = lr
         self.optimizer = optimizer
@@ -101,9 +101,10 @@ class ImageModel(LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         images = len(batch[0]) * self.trainer.world_size
         half_life = max(min(self.ema_half_life, self.images_seen * self.EMA_RAMP), 1e-6)
-        self.ema.multi_avg_fn = get_ema_multi_avg_fn(0.5 ** (images / half_life))
+        decay = 0.5 ** (images / half_life)
+        self.ema.multi_avg_fn = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         self.ema.update_parameters(self.network)
-        if self._num_summed >= self.trainer.log_every_n_steps:
+        if self._num_summed >= self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
             self._flush()
 
     def _flush(self) -> None:
@@ -166,7 +167,7 @@ class GenerativeModel(ImageModel):
     num_classes: int | None = None
     likelihood_kind: str | None = None
 
-    def draw(self, seeds: range, labels: Tensor | None, **options: Any) -> Tensor:
+    def draw(self, seeds: range, labels: Tensor | None, *args: Any, **options: Any) -> Tensor:
         """Draw image i of the batch (N, C, H, W) in [-1, 1] from `seeds[i]` alone. `sample` is what others call."""
         raise NotImplementedError
 

@@ -86,7 +86,7 @@ class Diffusion(GenerativeModel):
 
     def sampling_protocol(self) -> dict[str, Any]:
         """The solver, its function evaluations and the guidance."""
-        sampler = getattr(self.sampler, "func", self.sampler)
+        sampler: Any = getattr(self.sampler, "func", self.sampler)  # a partial function, or the function itself
         evaluations = sampler.evaluations(self.num_steps) * (1 if self.guidance_scale == 1.0 else 2)
         return {
             "sampler": f"{sampler.__name__}, {self.num_steps} steps",

@@ -55,7 +55,7 @@ class GAN(GenerativeModel):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One step of the discriminator, then one of the generator, each touching only its own weights."""
         images, _ = batch
-        generator_optimizer, discriminator_optimizer = self.optimizers()  # type: ignore[misc, attr-defined]
+        generator_optimizer, discriminator_optimizer = self.optimizers()  # type: ignore[attr-defined]
 
         fakes = self.generate(len(images))
         discriminator_loss = self.discriminator_loss(images, fakes.detach())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
@@ -13,6 +15,8 @@ from tqdm import tqdm
 
 from imagegen.models.base import GenerativeModel, LRSchedule, OptimizerFactory
 from imagegen.objectives.likelihoods import bits_per_dim, categorical_log_prob, levels
+
+MAX_VALUES = 2**15  # whose logits take 32 MiB
 
 
 class PixelCNN(GenerativeModel):
@@ -38,7 +42,7 @@ class PixelCNN(GenerativeModel):
         self.num_classes = num_classes
 
     def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The negative log likelihood in bits per dimension."""
+        """Negative log likelihood in bits per dimension."""
         logits = self.network(images, labels).permute(0, 3, 4, 2, 1)  # (N, H, W, C, 256), as they lie in memory
         targets = levels(images).permute(0, 2, 3, 1)
         # Under bf16 autocast the logits stay in bf16 here: in fp32 this line would be half the cost of a step.
@@ -47,15 +51,23 @@ class PixelCNN(GenerativeModel):
         return {"loss": bits_per_dim(nll.float().sum() / len(images), self.image_shape)}
 
     @torch.no_grad()
-    def evaluation_losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The exact bits per dimension of the averaged weights."""
-        loss = bits_per_dim(-self.log_likelihood(images, labels).mean(), self.image_shape)
-        return {"loss": loss, "bits_per_dim": loss}
-
     def log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The exact log likelihood of images (N, C, H, W) given their labels, in nats (N,), under averaged weights."""
+        """Exact log likelihood of images (N, C, H, W) given their labels, in nats (N,), under averaged weights.
+
+        It is computed in full precision, in parts small enough for the memory that 256 logits per value take.
+        """
+        size = max(1, MAX_VALUES // math.prod(self.image_shape))
+        log_likelihoods = []
         with torch.autocast(images.device.type, enabled=False):
-            return categorical_log_prob(images, self.ema.module(images, labels))
+            for start in range(0, len(images), size):
+                part = images[start : start + size]
+                part_labels = None if labels is None else labels[start : start + size]
+                log_likelihoods.append(categorical_log_prob(part, self.ema.module(part, part_labels)))
+        return torch.cat(log_likelihoods)
+
+    def sampling_protocol(self) -> dict[str, Any]:
+        """Name the sampler; every value takes one evaluation of one position, together they cost about one pass."""
+        return {"sampler": "ancestral", "num_function_evaluations": math.prod(self.image_shape)}
 
     def draw(self, seeds: range, labels: Tensor | None, temperature: float = 1.0) -> Tensor:
         """Draw pixel after pixel; a `temperature` below 1 sharpens every distribution."""
@@ -102,7 +114,7 @@ class PixelCNN(GenerativeModel):
 
 
 def inverse_cdf(logits: Tensor, uniforms: Tensor) -> Tensor:
-    """The levels (N,) at which the cumulative distributions of logits (N, L) reach uniforms (N,) in [0, 1)."""
+    """Levels (N,) at which the cumulative distributions of logits (N, L) reach uniforms (N,) in [0, 1)."""
     cumulative = logits.softmax(dim=1).cumsum(dim=1)
     thresholds = uniforms[:, None] * cumulative[:, -1:]  # never above the last one, whatever its rounding
     return torch.searchsorted(cumulative, thresholds)[:, 0]

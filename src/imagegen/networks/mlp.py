@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 def mlp(sizes: Sequence[int], activation: type[nn.Module], dropout: float = 0.0) -> nn.Sequential:
     """Linear layers of the given sizes with `activation` (and dropout) between them, none after the last."""
     layers: list[nn.Module] = []
-    for i, (size_in, size_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for i, (size_in, size_out) in enumerate(itertools.pairwise(sizes)):
         layers.append(nn.Linear(size_in, size_out))
         if i < len(sizes) - 2:
             layers.append(activation())
@@ -31,7 +32,7 @@ class MLPGenerator(nn.Module):
         self.image_shape = tuple(image_shape)
 
     def forward(self, latents: Tensor) -> Tensor:
-        return torch.tanh(self.layers(latents)).unflatten(1, self.image_shape)
+        return torch.tanh(self.layers(latents)).view(-1, *self.image_shape)
 
 
 class MLPDiscriminator(nn.Module):
@@ -72,5 +73,5 @@ class MLPAutoencoder(nn.Module):
 
     def decode(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Location (N, C, H, W) in (-1, 1) and log scale (one number for all pixels) of the pixel distribution."""
-        location = torch.tanh(self.decoder(latents).float()).unflatten(1, self.image_shape)
+        location = torch.tanh(self.decoder(latents).float()).view(-1, *self.image_shape)
         return location, self.log_scale

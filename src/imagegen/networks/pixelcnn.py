@@ -57,7 +57,8 @@ class PixelCNN(nn.Module):
         hidden = self.first(images)
         hidden = hidden + self.position_bias.permute(2, 0, 1).to(hidden.dtype)
         logits = self.after_first(hidden, biases, lambda conv, inputs: conv(inputs))  # (N, C * 256, H, W)
-        return logits.unflatten(1, (-1, NUM_LEVELS)).transpose(1, 2)
+        num_images, _, height, width = logits.shape
+        return logits.view(num_images, self.num_channels, NUM_LEVELS, height, width).transpose(1, 2)
 
     def after_first(self, hidden: Tensor, biases: Sequence[Tensor | None], apply: Apply) -> Tensor:
         """All layers but the first, for whole images or for one pixel: `apply` evaluates a convolution."""
@@ -66,7 +67,7 @@ class PixelCNN(nn.Module):
         return apply(self.head, F.relu(hidden))
 
     def label_biases(self, labels: Tensor | None) -> Sequence[Tensor | None]:
-        """The bias (N, width / 2) of each block, None for each in a network without classes."""
+        """Biases (N, width / 2) of the blocks, each None in a network without classes."""
         if self.label_bias is None:
             return [None] * len(self.blocks)
         if labels is None:
@@ -123,9 +124,9 @@ class MaskedConv2d(nn.Conv2d):
         in_group = torch.arange(in_channels) // (in_channels // num_groups)
         out_group = torch.arange(out_channels)[:, None] // (out_channels // num_groups)
         mask = torch.ones_like(self.weight)
-        mask[:, :, self.reach + 1 :] = 0
-        mask[:, :, self.reach, self.reach + 1 :] = 0
-        mask[:, :, self.reach, self.reach] = (in_group <= out_group if sees_own_group else in_group < out_group).float()
+        mask[:, :, reach + 1 :] = 0
+        mask[:, :, reach, reach + 1 :] = 0
+        mask[:, :, reach, reach] = (in_group <= out_group if sees_own_group else in_group < out_group).float()
         self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -133,11 +134,11 @@ class MaskedConv2d(nn.Conv2d):
         if self.sees_own_group:  # cropping the zero rows away measures slower: the output would have to be cropped too
             return F.conv2d(x, weight, self.bias, padding=self.padding, dilation=self.dilation)
         # The first layer has so few channels that gathering patches for a 1x1 convolution is faster.
-        rows = self.reach + 1
-        _, _, height, width = x.shape
-        patches = F.unfold(x, (rows, 2 * self.reach + 1), padding=self.reach)[:, :, : height * width]
-        patches = patches.unflatten(2, (height, width)).contiguous(memory_format=torch.channels_last)
-        return F.conv2d(patches, weight[:, :, :rows].flatten(1)[:, :, None, None], self.bias)
+        num_images, _, height, width = x.shape
+        weight = weight[:, :, : self.reach + 1]  # the rows below are masked
+        patches = F.unfold(x, weight.shape[2:], self.dilation, self.reach * self.dilation[0])[:, :, : height * width]
+        patches = patches.reshape(num_images, -1, height, width).contiguous(memory_format=torch.channels_last)
+        return F.conv2d(patches, weight.flatten(1)[:, :, None, None], self.bias)
 
 
 Apply = Callable[[MaskedConv2d, Tensor], Tensor]
@@ -162,7 +163,7 @@ class PixelCNNCache:
 
     @torch.no_grad()
     def logits(self, row: int, col: int, channel: int) -> Tensor:
-        """The logits (N, 256) of the next value; everything before it must have been written."""
+        """Logits (N, 256) of the next value; everything before it must have been written."""
 
         def apply(conv: MaskedConv2d, inputs: Tensor) -> Tensor:
             cache = self.convs[conv]
@@ -190,7 +191,7 @@ class ConvCache:
         self.in_channels = conv.in_channels
         self.group_size = conv.in_channels // conv.num_groups
         self.offset = conv.reach * conv.in_channels  # from the first tap of a row to the centre
-        self.num_columns = -(-image_width // self.dilation) + 2 * conv.reach  # of each residue modulo the dilation
+        self.num_columns = math.ceil(image_width / self.dilation) + 2 * conv.reach  # of each residue of the dilation
         self.num_rows = conv.reach * self.dilation + 1
         size = self.dilation * self.num_columns * conv.in_channels
         self.rows = [conv.weight.new_zeros(num_images, size) for _ in range(self.num_rows)]  # row i is at i % num_rows
@@ -208,7 +209,7 @@ class ConvCache:
         self.rows[row % self.num_rows][:, start : start + self.group_size] = inputs
 
     def output(self, row: int, col: int, group: int) -> Tensor:
-        """The output (N, channels / groups) of one group at a pixel."""
+        """Compute the output (N, channels / groups) of one group at a pixel."""
         output = self.biases[group]
         start = self._first_tap(col)
         weights = self.weights[group]

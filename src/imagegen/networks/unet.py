@@ -1,4 +1,4 @@
-"""A right-sized U-Net for small images: space-to-depth stem, two resolutions, adaptive group normalisation."""
+"""A right-sized U-Net for small images: space-to-depth stem, two resolutions, adaptive layer normalisation."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ class UNet(nn.Module):
     """Map noisy images (N, C, H, W), times (N,) in [0, 1] and labels (N,) to an output of the images' shape.
 
     Images of 16 pixels and more are first folded 2x2 into channels (space-to-depth), smaller ones are not: the trunk
-    then works on 14x14 and 7x7 (MNIST) or 16x16 and 8x8 (32x32 pictures), where nearly all time goes into convolutions
-    that a processor runs at its full rate. `labels` of `num_classes` mean "no label".
+    then works on 14x14 and 7x7 (MNIST) or 16x16 and 8x8 (32x32 pictures). Channels are normalised pixel by pixel, which
+    takes a processor a quarter of the time of group normalisation, and the skip connection is added, not concatenated,
+    which halves the widest convolution. `labels` of `num_classes` mean "no label".
     """
 
     def __init__(
@@ -46,9 +47,8 @@ class UNet(nn.Module):
         self.middle = nn.ModuleList(
             ResidualBlock(width if i == 0 else 2 * width, 2 * width, embedding, dropout) for i in range(2 * num_blocks)
         )
-        self.up = nn.ModuleList(
-            ResidualBlock(3 * width if i == 0 else width, width, embedding, dropout) for i in range(num_blocks)
-        )
+        self.merge = nn.Conv2d(2 * width, width, 1)
+        self.up = nn.ModuleList(ResidualBlock(width, width, embedding, dropout) for _ in range(num_blocks))
         self.head = nn.Conv2d(width, folded, 3, padding=1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
@@ -66,7 +66,7 @@ class UNet(nn.Module):
         x = F.avg_pool2d(skip, 2)
         for block in self.middle:
             x = block(x, embedding)
-        x = torch.cat([F.interpolate(x, scale_factor=2.0, mode="nearest"), skip], dim=1)
+        x = skip + F.interpolate(self.merge(x), scale_factor=2.0, mode="nearest")
         for block in self.up:
             x = block(x, embedding)
         return F.pixel_shuffle(self.head(F.silu(x)), self.patch_size)
@@ -77,10 +77,10 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, embedding: int, dropout: float) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(8, in_channels)
+        self.norm1 = ChannelNorm(in_channels)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.scale_shift = nn.Linear(embedding, 2 * out_channels)
-        self.norm2 = nn.GroupNorm(8, out_channels, affine=False)
+        self.norm2 = ChannelNorm(out_channels, affine=False)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.skip = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
@@ -92,3 +92,14 @@ class ResidualBlock(nn.Module):
         hidden = self.conv1(F.silu(self.norm1(x)))
         hidden = F.silu(torch.addcmul(shift, self.norm2(hidden), 1 + scale))
         return self.skip(x) + self.conv2(self.dropout(hidden))  # type: ignore[no-any-return]
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer normalisation over the channels of (N, C, H, W), at each pixel on its own."""
+
+    def __init__(self, num_channels: int, affine: bool = True) -> None:
+        super().__init__(num_channels, elementwise_affine=affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # In the channels-last format this permutation only renames the dimensions.
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)

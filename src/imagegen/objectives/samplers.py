@@ -3,6 +3,7 @@
 Each takes `velocity`, a function of x (N, C, H, W) and a scalar time, and `times`, a decreasing grid (num_steps + 1,).
 """
 
+import itertools
 from collections.abc import Callable
 
 from torch import Tensor
@@ -12,14 +13,14 @@ Velocity = Callable[[Tensor, Tensor], Tensor]
 
 def euler(velocity: Velocity, x: Tensor, times: Tensor) -> Tensor:
     """First order; `num_steps` function evaluations."""
-    for t, t_next in zip(times[:-1], times[1:], strict=True):
+    for t, t_next in itertools.pairwise(times):
         x = x + (t_next - t) * velocity(x, t)
     return x
 
 
 def heun(velocity: Velocity, x: Tensor, times: Tensor) -> Tensor:
     """Second order, the last step by Euler; `2 * num_steps - 1` function evaluations (Karras et al. 2022, alg. 1)."""
-    for i, (t, t_next) in enumerate(zip(times[:-1], times[1:], strict=True)):
+    for i, (t, t_next) in enumerate(itertools.pairwise(times)):
         slope = velocity(x, t)
         x_next = x + (t_next - t) * slope
         if i < len(times) - 2:

@@ -1,0 +1,32 @@
+"""A short run of every model on digits must reach a recorded FID.
+
+Each band is the FID seen for this budget plus a margin for other machines and libraries. A model that is broken, drawn
+from the wrong weights or trained on the wrong objective misses it by far: untrained networks score above 400.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import Script
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+# max_images, largest FID allowed
+BANDS: dict[str, tuple[int, float]] = {}
+
+
+def test_every_generator_has_a_band() -> None:
+    assert set(BANDS) == {path.stem for path in (CONFIGS / "model").glob("*.yaml")} - {"classifier"}
+
+
+@pytest.mark.parametrize("model", BANDS)
+def test_reaches_its_band(script: Script, tmp_path: Path, model: str) -> None:
+    max_images, band = BANDS[model]
+    arguments = [f"model={model}", f"trainer.max_images={max_images}", f"val_every_images={max_images}", "logger=csv"]
+    result = script("train.py", *arguments, "run_dir=here")
+    assert result.returncode == 0, result.stderr
+    scores = json.loads((tmp_path / "here" / "scores.json").read_text())
+    assert scores["test/fid"] < band
+    assert scores["test/inception_score"] > 5

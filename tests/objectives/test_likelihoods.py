@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from torch.distributions import Normal, kl_divergence
+from torch.nn import functional as F
+
+from imagegen.objectives.likelihoods import (
+    DiscretizedLogistic,
+    bits_per_dim,
+    categorical_log_prob,
+    kl_standard_normal,
+    levels,
+)
+
+ALL_LEVELS = (torch.arange(256, dtype=torch.float64) / 127.5 - 1).reshape(256, 1, 1, 1)
+LOCATIONS = [-30.0, -1.0, -0.37, 0.0, 1 / 255, 0.5, 1.0, 4.0]
+LOG_SCALES = [-25.0, -12.0, -7.0, -4.0, -2.0, 0.0, 3.0, 12.0, 25.0]
+
+
+def level_log_probs(location: float, log_scale: float, dtype: torch.dtype) -> torch.Tensor:
+    """The log probability (256,) of each grey level."""
+    log_prob = DiscretizedLogistic().log_prob
+    return log_prob(ALL_LEVELS.to(dtype), torch.tensor(location, dtype=dtype), torch.tensor(log_scale, dtype=dtype))
+
+
+@pytest.mark.parametrize("location", LOCATIONS)
+@pytest.mark.parametrize("log_scale", LOG_SCALES)
+def test_the_256_levels_have_probability_one(location: float, log_scale: float) -> None:
+    exact = level_log_probs(location, log_scale, torch.float64)
+    # Where a level ends is rounded to 1e-16 in float64 and 1e-7 in float32; a narrow distribution magnifies that.
+    assert exact.exp().sum().item() == pytest.approx(1.0, abs=max(1e-9, 1e-15 * math.exp(-log_scale)))
+    rough = level_log_probs(location, log_scale, torch.float32)
+    assert not rough.isnan().any()
+    if log_scale >= -7:
+        assert rough.double().exp().sum().item() == pytest.approx(1.0, abs=2e-3)
+
+
+@pytest.mark.parametrize("location", LOCATIONS)
+@pytest.mark.parametrize("log_scale", LOG_SCALES)
+def test_log_probabilities_and_gradients_stay_finite(location: float, log_scale: float) -> None:
+    locations = torch.full((256, 1, 1, 1), location, requires_grad=True)
+    log_scales = torch.full((256, 1, 1, 1), log_scale, requires_grad=True)
+    log_probs = DiscretizedLogistic().log_prob(ALL_LEVELS.float(), locations, log_scales)
+    log_probs.sum().backward()
+    assert log_probs.isfinite().all()
+    assert locations.grad is not None
+    assert locations.grad.isfinite().all()
+    assert log_scales.grad is not None
+    assert log_scales.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("location", [-0.8, 0.0, 0.31])
+@pytest.mark.parametrize("log_scale", [-4.0, -2.0, 0.0, 2.0])
+def test_levels_are_differences_of_the_logistic_cdf(location: float, log_scale: float) -> None:
+    edges = np.concatenate([[-np.inf], np.linspace(-1, 1, 256)[:-1] + 1 / 255, [np.inf]])
+    logistic = scipy.stats.logistic(loc=location, scale=math.exp(log_scale))
+    probabilities = np.diff(logistic.cdf(edges))
+    np.testing.assert_allclose(
+        level_log_probs(location, log_scale, torch.float64).exp().numpy(), probabilities, rtol=1e-6, atol=1e-14
+    )
+
+
+@pytest.mark.parametrize("log_scale", [-5.0, -3.0])
+def test_tails_keep_their_precision_where_cdf_differences_vanish(log_scale: float) -> None:
+    scale = math.exp(log_scale)
+    logistic = scipy.stats.logistic(loc=-1.0, scale=scale)
+    log_probs = level_log_probs(-1.0, log_scale, torch.float64)
+    assert log_probs[255].item() == pytest.approx(logistic.logsf(1 - 1 / 255), rel=1e-9)
+    # Far above the location the density is exp(-x / scale) / scale: each level has a fixed ratio to the next.
+    ratios = log_probs[201:254] - log_probs[200:253]
+    torch.testing.assert_close(ratios, torch.full_like(ratios, -2 / 255 / scale), rtol=1e-6, atol=0)
+
+
+def test_the_distribution_is_symmetric() -> None:
+    log_probs = level_log_probs(0.2, -3.0, torch.float64)
+    torch.testing.assert_close(log_probs.flip(0), level_log_probs(-0.2, -3.0, torch.float64))
+
+
+def test_log_prob_adds_up_over_pixels_and_not_over_images() -> None:
+    images = torch.randint(0, 256, (3, 2, 4, 5)).double() / 127.5 - 1
+    locations = torch.rand(3, 2, 4, 5, dtype=torch.float64) * 2 - 1
+    log_scale = torch.tensor(-1.5, dtype=torch.float64)
+    log_probs = DiscretizedLogistic().log_prob(images, locations, log_scale)
+    assert log_probs.shape == (3,)
+    for i in range(3):
+        pixels = zip(images[i].flatten(), locations[i].flatten(), strict=True)
+        total = sum(
+            float(level_log_probs(float(location), -1.5, torch.float64)[round((float(pixel) + 1) * 127.5)])
+            for pixel, location in pixels
+        )
+        assert log_probs[i].item() == pytest.approx(total, rel=1e-9)
+
+
+def test_kl_equals_that_of_torch_distributions() -> None:
+    mean, log_var = torch.randn(5, 7, dtype=torch.float64) * 3, torch.randn(5, 7, dtype=torch.float64) * 2
+    posterior = Normal(mean, (0.5 * log_var).exp())
+    expected = kl_divergence(posterior, Normal(torch.zeros_like(mean), torch.ones_like(mean))).sum(1)
+    torch.testing.assert_close(kl_standard_normal(mean, log_var), expected)
+
+
+def test_kl_equals_its_monte_carlo_estimate() -> None:
+    mean, log_var = torch.tensor([[0.7, -1.2]]), torch.tensor([[-1.0, 0.5]])
+    posterior, prior = Normal(mean[0], (0.5 * log_var[0]).exp()), Normal(torch.zeros(2), torch.ones(2))
+    latents = posterior.sample((200_000,))
+    estimates = (posterior.log_prob(latents) - prior.log_prob(latents)).sum(1)
+    error = estimates.std().item() / math.sqrt(len(estimates))
+    assert kl_standard_normal(mean, log_var).item() == pytest.approx(estimates.mean().item(), abs=4 * error)
+
+
+def test_kl_of_the_prior_is_zero_and_no_other_is_below() -> None:
+    assert kl_standard_normal(torch.zeros(1, 4), torch.zeros(1, 4)).item() == 0.0
+    assert (kl_standard_normal(torch.randn(100, 4) * 0.1, torch.randn(100, 4) * 0.1) > 0).all()
+
+
+@pytest.mark.parametrize("image_shape", [(1, 8, 8), (3, 32, 32)])
+def test_uniform_pixels_cost_eight_bits(image_shape: tuple[int, int, int]) -> None:
+    images = torch.randint(0, 256, (2, *image_shape)) / 127.5 - 1
+    nll = -categorical_log_prob(images, torch.zeros(2, 256, *image_shape))
+    torch.testing.assert_close(bits_per_dim(nll, image_shape), torch.full((2,), 8.0))
+
+
+def test_bits_per_dim_by_hand() -> None:
+    nll = torch.tensor([0.0, 12 * math.log(2.0)])
+    torch.testing.assert_close(bits_per_dim(nll, (3, 2, 2)), torch.tensor([0.0, 1.0]))
+
+
+def test_categorical_log_prob_by_hand() -> None:
+    logits = torch.randn(2, 256, 3, 2, 2, dtype=torch.float64)
+    wanted = torch.randint(0, 256, (2, 3, 2, 2))
+    log_probs = F.log_softmax(logits, dim=1)
+    expected = torch.zeros(2, dtype=torch.float64)
+    for n, c, y, x in np.ndindex(2, 3, 2, 2):
+        expected[n] += log_probs[n, wanted[n, c, y, x], c, y, x]
+    torch.testing.assert_close(categorical_log_prob(wanted / 127.5 - 1, logits), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_levels_round_trip(dtype: torch.dtype) -> None:
+    wanted = torch.arange(256)
+    images = wanted.to(dtype) / 127.5 - 1
+    assert levels(images).dtype == torch.int64
+    assert levels(images).equal(wanted)
+    assert levels(images + 0.9 / 255).equal(wanted)

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import wandb
+
+from imagegen.tracking import WandbLogger, has_api_key
+
+VARIABLES = ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_SILENT", "WANDB_DIR", "WANDB_PROJECT")
+KEY = "0123456789" * 4
+
+
+@pytest.fixture(autouse=True)
+def _nobody_is_logged_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No variable and no file of the user's; nothing that W&B sets stays behind."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    for name in VARIABLES:  # so that monkeypatch also undoes what the code under test sets
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.chdir(tmp_path)
+    yield
+    wandb.finish()
+
+
+def write_netrc(path: Path, host: str = "api.wandb.ai") -> None:
+    path.write_text(f"machine {host}\n  login user\n  password {KEY}\n")
+    path.chmod(0o600)
+
+
+def test_nobody_has_a_key_by_default() -> None:
+    assert not has_api_key()
+
+
+def test_a_key_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    assert has_api_key()
+    monkeypatch.setenv("WANDB_API_KEY", "")
+    assert not has_api_key()
+
+
+def test_a_key_in_the_netrc_file(tmp_path: Path) -> None:
+    write_netrc(tmp_path / "netrc")
+    assert has_api_key()
+
+
+def test_a_key_in_the_netrc_file_of_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NETRC")
+    write_netrc(tmp_path / ".netrc")
+    assert has_api_key()
+
+
+def test_a_key_of_another_host_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_netrc(tmp_path / "netrc", "example.org")
+    assert not has_api_key()
+    monkeypatch.setenv("WANDB_BASE_URL", "https://example.org/path")
+    assert has_api_key()
+
+
+def test_a_netrc_file_that_cannot_be_read_is_no_key(tmp_path: Path) -> None:
+    (tmp_path / "netrc").write_text("machine\nnonsense nonsense\n")
+    assert not has_api_key()
+
+
+@pytest.mark.xfail(strict=True, reason="a text that is not UTF-8", raises=UnicodeDecodeError)
+def test_a_netrc_file_that_is_no_text_is_no_key(tmp_path: Path) -> None:
+    (tmp_path / "netrc").write_bytes(b"\xff\xfe\x00\x80")
+    assert not has_api_key()
+
+
+@pytest.mark.parametrize("mode", ["of", "ONLINE", "", "dryrun"])
+def test_an_unknown_mode_is_refused(tmp_path: Path, mode: str) -> None:
+    with pytest.raises(ValueError, match="mode must be auto, online, offline or disabled") as error:
+        WandbLogger("imagegen", str(tmp_path / "run"), mode)
+    assert repr(mode) in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_mode_in_the_environment_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "sometimes")
+    with pytest.raises(ValueError, match="'sometimes'"):
+        WandbLogger("imagegen", str(tmp_path), "auto")
+
+
+def offline_runs(folder: Path) -> list[Path]:
+    return sorted(folder.glob("wandb/offline-run-*"))
+
+
+def test_each_job_without_a_key_is_an_offline_run_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def no_prompt(*_: object) -> str:
+        raise AssertionError("asked for something")
+
+    monkeypatch.setattr("builtins.input", no_prompt)
+    monkeypatch.setattr("getpass.getpass", no_prompt)
+    folder = tmp_path / "run"
+    names = []
+    for mode in ("offline", "auto"):
+        logger = WandbLogger("imagegen", str(folder), mode)
+        logger.log_config({"model": {"lr": 0.1}})
+        logger.log_metrics({"train/loss": 1.5}, step=64)
+        names.append(logger.experiment.id)
+        assert logger.experiment.offline
+        assert logger.experiment.config["model"] == {"lr": 0.1}
+        logger.finish({"test/fid": 12.5})
+        assert wandb.run is None, "the next job gets a run of its own"
+    assert len(set(names)) == 2
+    runs = offline_runs(folder)
+    assert len(runs) == 2
+    for run in runs:
+        [record] = run.glob("*.wandb")
+        assert b"test/fid" in record.read_bytes(), "closed: the scores are on disk"
+    printed = capfd.readouterr()
+    assert printed.err == ""
+    assert printed.out.count("offline, kept in") == 2
+    assert len(printed.out.splitlines()) == 2
+
+
+def test_a_disabled_logger_writes_nothing(tmp_path: Path) -> None:
+    logger = WandbLogger("imagegen", str(tmp_path / "run"), "disabled")
+    logger.log_config({"seed": 0})
+    logger.log_metrics({"train/loss": 1.5}, step=64)
+    logger.finish({"test/fid": 12.5})
+    assert offline_runs(tmp_path / "run") == []
+    assert wandb.run is None
