@@ -130,13 +130,11 @@ def test_a_value_of_the_wrong_kind_is_refused(key: str, value: Any) -> None:
     assert repr(value) in message
 
 
-@pytest.mark.xfail(strict=True, reason="the first of the keys that refer to it is named instead")
 @pytest.mark.parametrize(("key", "value"), [("latent_dim", 0), ("image_shape", 8)])
 def test_a_bad_value_is_named_by_its_own_key_if_others_refer_to_it(key: str, value: Any) -> None:
     assert f"model.{key}: " in refusal(config(**{key: value}))
 
 
-@pytest.mark.xfail(strict=True, reason="what pydantic would convert is accepted, but passed on as it was")
 @pytest.mark.parametrize(("key", "value"), [("lr", "0.1"), ("latent_dim", "4"), ("latent_dim", True)])
 def test_numbers_in_quotes_and_truth_values_are_no_numbers(key: str, value: Any) -> None:
     assert f"model.{key}: " in refusal(config(**{key: value}))
@@ -198,7 +196,6 @@ def test_roundabout_targets_are_refused(target: str) -> None:
     assert len(str(error.value).splitlines()) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="all of lightning.pytorch is allowed", raises=pytest.fail.Exception)
 @pytest.mark.parametrize(
     "target",
     [
@@ -272,7 +269,7 @@ def test_build_passes_plain_lists() -> None:
         # ValueError of ours, two levels down
         ({"network": {"_target_": "imagegen.networks.unet.UNet", "image_shape": [1, 9, 9]}}, "9x9 must divide by 2"),
         # ValueError of PyTorch
-        ({"network": {"_target_": "imagegen.networks.unet.UNet", "image_shape": [1, 8, 8], "width": 12}}, "divisible"),
+        ({"network": {"_target_": "torch.optim.Adam", "params": []}}, "empty parameter list"),
         # TypeError of PyTorch
         ({"network": {"_target_": "torch.optim.SGD", "params": 3, "lr": 0.1}}, "object is not iterable"),
     ],

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import Script
 from PIL import Image
 
+Script = Callable[..., "subprocess.CompletedProcess[str]"]
 FAST = ["debug=default", "log_dir=logs"]
 
 

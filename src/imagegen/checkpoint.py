@@ -44,11 +44,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         if zipfile.is_zipfile(path):
             raise UserError(f"ckpt: {path} holds more than weights and numbers and was refused as unsafe") from None
         raise UserError(f"ckpt: {path} is not a checkpoint of this project, or is damaged") from None
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged pickle can fail in any way
         message = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"ckpt: {path} is truncated or damaged ({message[:120]})") from None
     if not isinstance(checkpoint, dict) or not {"config", "state_dict", "images_seen"} <= checkpoint.keys():
         raise UserError(f"ckpt: {path} was not written by this project")
+    config = checkpoint["config"]
+    if not isinstance(config, dict) or not all(isinstance(config.get(key), dict) for key in ("model", "data")):
+        raise UserError(f"ckpt: {path} does not say how to build its model")
     return checkpoint
 
 

@@ -61,6 +61,10 @@ def save_samples(
         raise ValueError(f"out: {path} must end in .png (a grid) or .npz (arrays)")
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+    if labels is not None and len(labels) == 0:
+        raise ValueError("labels must name at least one class, or be null")
+    if columns is not None and columns < 1:
+        raise ValueError(f"columns must be at least 1, got {columns}")
     seeds = range(seed, seed + num_samples)
     wanted = None if labels is None else torch.tensor([labels[i % len(labels)] for i in range(num_samples)])
     drawn_labels = model.sample_labels(seeds, wanted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def collect_scores(trainer: Trainer, model: ImageModel, **costs: Any) -> dict[st
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON so that a reader never finds half of it."""
     temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.write_text(json.dumps(_json(content), indent=2, allow_nan=False) + "\n")
     temporary.replace(path)
 
 
@@ -39,6 +40,12 @@ def summary(rows: Mapping[str, Any]) -> str:
     """The table printed at the end of a run: a line per entry, nested entries on one line."""
     width = max(map(len, rows))
     return "\n".join(f"{key:<{width}}  {_text(value)}" for key, value in rows.items())
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _json(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _text(value: Any) -> str:

@@ -17,8 +17,10 @@ class WandbLogger(loggers.WandbLogger):
     def __init__(self, project: str, save_dir: str, mode: str = "auto", name: str | None = None) -> None:
         import wandb
 
+        self._mode_before = os.environ.get("WANDB_MODE")  # Lightning overwrites it, for the next job as well
         if mode == "auto":
-            mode = os.environ.get("WANDB_MODE") or ("online" if has_api_key() else "offline")
+            mode = self._mode_before or ("online" if has_api_key() else "offline")
+        mode = "offline" if mode == "dryrun" else mode
         if mode not in ("online", "offline", "disabled"):
             raise ValueError(f"mode must be auto, online, offline or disabled, got {mode!r}")
         os.environ.setdefault("WANDB_SILENT", "true")
@@ -41,6 +43,10 @@ class WandbLogger(loggers.WandbLogger):
 
         self.experiment.summary.update(summary)
         wandb.finish()
+        if self._mode_before is None:
+            os.environ.pop("WANDB_MODE", None)
+        else:
+            os.environ["WANDB_MODE"] = self._mode_before
 
 
 def has_api_key() -> bool:
@@ -51,5 +57,5 @@ def has_api_key() -> bool:
     host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("//")[-1].split("/")[0]
     try:
         return netrc.netrc(path).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
+    except (OSError, UnicodeDecodeError, netrc.NetrcParseError):
         return False

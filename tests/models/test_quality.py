@@ -7,11 +7,13 @@ from the wrong weights or trained on the wrong objective misses it by far: untra
 from __future__ import annotations
 
 import json
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Script
 
+Script = Callable[..., "subprocess.CompletedProcess[str]"]
 CONFIGS = Path(__file__).parents[2] / "configs"
 # max_images, largest FID allowed
 BANDS: dict[str, tuple[int, float]] = {}

@@ -55,3 +55,8 @@ def test_linear_decay_is_one_then_a_line_to_zero() -> None:
     assert linear_decay(0.9, start=0.6) == pytest.approx(0.25)
     assert linear_decay(1.0, start=0.6) == 0.0
     assert linear_decay(0.5, start=0.0) == pytest.approx(0.5)
+
+
+def test_schedules_that_never_fall() -> None:
+    assert linear_decay(0.5, start=1.0) == 1.0
+    assert cosine(1.0, warmup=1.0) == 1.0

@@ -25,6 +25,8 @@ class GenerationMetrics(Callback):
         num_test_samples: PositiveInt,
         seed: NonNegativeInt,
     ) -> None:
+        if min(num_val_samples, num_test_samples) < 2:
+            raise ValueError("scores need at least 2 samples: num_val_samples, num_test_samples")
         self.features: FeatureNetwork | None = None if features is None else load_features(features)
         self.num_samples = {"val": num_val_samples, "test": num_test_samples}
         self.seed = seed

@@ -67,9 +67,10 @@ def load_features(source: str) -> FeatureNetwork:
             state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
         network = ResidualClassifier(**about["network"])
         network.load_state_dict(state)
+        return FeatureNetwork(network, source, sha256, about["accuracy"])
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise FeatureError(f"{path} is not a feature network of this project: {error}") from error
-    return FeatureNetwork(network, source, sha256, about["accuracy"])
+        reason = str(error).strip().splitlines()[0]
+        raise FeatureError(f"{path} is not a feature network of this project: {reason}") from error
 
 
 def save_features(network: ResidualClassifier, accuracy: float, path: Path) -> None:
