@@ -23,8 +23,7 @@ def main(cfg: DictConfig) -> None:
         model, saved = restore(checkpoint)
         if cfg.data_dir is not None:
             saved.data.data_dir = cfg.data_dir
-        features = saved.data.name if cfg.features is None else cfg.features
-        metrics = GenerationMetrics(features, cfg.num_samples, cfg.num_samples, cfg.seed)
+        metrics = GenerationMetrics(cfg.features, cfg.num_samples, cfg.num_samples, cfg.seed)
         trainer = build(cfg.trainer, "trainer", callbacks=[metrics], logger=False)
         trainer.test(model, build(saved.data, "data"), verbose=False)
 

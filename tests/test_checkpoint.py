@@ -237,8 +237,6 @@ def unpickling_by_a_detour(folder: Path) -> dict[str, Any]:
     return {"_target_": target, "cls": model, "checkpoint_path": str(path), "weights_only": False}
 
 
-
-
 @pytest.mark.parametrize(
     "harm",
     [

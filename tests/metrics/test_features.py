@@ -124,8 +124,6 @@ def leave_out_the_accuracy(path: Path) -> None:
     save_file(contiguous(classifier()), path, metadata={"imagegen": json.dumps(about)})
 
 
-
-
 @pytest.mark.parametrize(
     "damage",
     [

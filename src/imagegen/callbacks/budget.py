@@ -48,6 +48,7 @@ class Budget(Callback):
         torch.manual_seed(int(step_seed.generate_state(1, np.uint64)[0] >> np.uint64(1)))
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        pl_module.progress = self.progress(pl_module)
         if self.max_images is not None and pl_module.images_seen >= self.max_images:
             trainer.should_stop = True
 

@@ -7,15 +7,16 @@ from typing import Any
 from lightning import Callback
 from pydantic import NonNegativeInt, PositiveInt
 
-from imagegen.metrics.features import FeatureNetwork, load_features
+from imagegen.metrics.features import FeatureNetwork, bundled_features, load_features
 from imagegen.metrics.generation import GenerationScores
 
 
 class GenerationMetrics(Callback):
     """Log `val/fid`, `test/fid`, Inception Scores: samples of the averaged weights against the split of that name.
 
-    `features` is the name of a bundled feature network, the path of one, or null for no scores. The networks live
-    here and not on the model, so they enter neither its checkpoints nor its gradients.
+    `features` is the name of a bundled feature network, the path of one, `auto` for the bundled one of the data set at
+    hand (a line is printed if there is none), or null for no scores. The network lives here and not on the model, so it
+    enters neither its checkpoints nor its gradients.
     """
 
     def __init__(
@@ -27,11 +28,20 @@ class GenerationMetrics(Callback):
     ) -> None:
         if min(num_val_samples, num_test_samples) < 2:
             raise ValueError("scores need at least 2 samples: num_val_samples, num_test_samples")
-        self.features: FeatureNetwork | None = None if features is None else load_features(features)
+        self.features: FeatureNetwork | None = None if features in (None, "auto") else load_features(str(features))
+        self.is_auto = features == "auto"
         self.num_samples = {"val": num_val_samples, "test": num_test_samples}
         self.seed = seed
         self.scores: dict[str, GenerationScores] = {}
         self.protocol: dict[str, Any] = {}
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        if self.is_auto and self.features is None:
+            name = trainer.datamodule.name
+            if name in bundled_features():
+                self.features = load_features(name)
+            elif stage != "validate" and trainer.is_global_zero:
+                print(f"no feature network for data '{name}', so no FID: train one, python train.py model=classifier")
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         self._score("val", trainer, pl_module)

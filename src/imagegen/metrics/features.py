@@ -46,12 +46,17 @@ class FeatureNetwork(nn.Module):
         return features, self.network.logits(features)
 
 
+def bundled_features() -> list[str]:
+    """The names of the feature networks that come with the package: those of data sets."""
+    return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
+
+
 def load_features(source: str) -> FeatureNetwork:
-    """A bundled feature network by name (digits, shapes, mnist, cifar10), or one by the path of its safetensors file.
+    """A bundled feature network by name (that of its data set), or one by the path of its safetensors file.
 
     Bundled files are checked against their sha256. Raises FeatureError in one line.
     """
-    bundled = sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
+    bundled = bundled_features()
     path = WEIGHTS / f"{source}.safetensors" if source in bundled else Path(source)
     if not path.is_file():
         raise FeatureError(

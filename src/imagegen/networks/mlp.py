@@ -11,12 +11,16 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 
-def mlp(sizes: Sequence[int], activation: type[nn.Module], dropout: float = 0.0) -> nn.Sequential:
-    """Linear layers of the given sizes with `activation` (and dropout) between them, none after the last."""
+def mlp(
+    sizes: Sequence[int], activation: type[nn.Module], dropout: float = 0.0, layer_norm: bool = False
+) -> nn.Sequential:
+    """Linear layers of the given sizes with `activation` (and normalisation, dropout) between them."""
     layers: list[nn.Module] = []
     for i, (size_in, size_out) in enumerate(itertools.pairwise(sizes)):
         layers.append(nn.Linear(size_in, size_out))
         if i < len(sizes) - 2:
+            if layer_norm:
+                layers.append(nn.LayerNorm(size_out))
             layers.append(activation())
             if dropout:
                 layers.append(nn.Dropout(dropout))
@@ -24,11 +28,15 @@ def mlp(sizes: Sequence[int], activation: type[nn.Module], dropout: float = 0.0)
 
 
 class MLPGenerator(nn.Module):
-    """Latents (N, latent_dim) to images (N, C, H, W) in (-1, 1)."""
+    """Latents (N, latent_dim) to images (N, C, H, W) in (-1, 1).
+
+    Without normalisation this generator collapses to a few digits; layer normalisation, unlike that over the batch,
+    keeps an image independent of the others and leaves no running statistics to average.
+    """
 
     def __init__(self, image_shape: Sequence[int], latent_dim: PositiveInt, hidden: Sequence[PositiveInt]) -> None:
         super().__init__()
-        self.layers = mlp([latent_dim, *hidden, math.prod(image_shape)], nn.ReLU)
+        self.layers = mlp([latent_dim, *hidden, math.prod(image_shape)], LeakyReLU, layer_norm=True)
         self.image_shape = tuple(image_shape)
 
     def forward(self, latents: Tensor) -> Tensor:
