@@ -11,7 +11,7 @@ def main(cfg: DictConfig) -> None:
     from pathlib import Path
 
     from imagegen.callbacks import GenerationMetrics
-    from imagegen.checkpoint import find_checkpoint, folder_of, restore
+    from imagegen.checkpoint import find_checkpoint, restore
     from imagegen.config import build, validate
     from imagegen.run import one_line_errors, quiet_lightning
     from imagegen.scores import collect_scores, summary, write_json
@@ -28,7 +28,7 @@ def main(cfg: DictConfig) -> None:
         trainer.test(model, build(saved.data, "data"), verbose=False)
 
         scores = collect_scores(trainer, model)
-        out = folder_of(checkpoint) / "evaluation.json" if cfg.out is None else Path(cfg.out)
+        out = checkpoint.with_name("evaluation.json") if cfg.out is None else Path(cfg.out)
         if trainer.is_global_zero:
             write_json(out, scores)
             print(summary({"checkpoint": str(checkpoint), **scores, "written": str(out)}))

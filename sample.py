@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 def main(cfg: DictConfig) -> None:
     from pathlib import Path
 
-    from imagegen.checkpoint import find_checkpoint, folder_of, restore
+    from imagegen.checkpoint import find_checkpoint, restore
     from imagegen.config import to_plain, validate
     from imagegen.pictures import save_samples
     from imagegen.run import one_line_errors, quiet_lightning
@@ -20,7 +20,7 @@ def main(cfg: DictConfig) -> None:
     with one_line_errors(ValueError, TypeError):
         checkpoint = find_checkpoint(cfg.ckpt)
         model, _ = restore(checkpoint)
-        out = folder_of(checkpoint) / f"samples_seed{cfg.seed}.png" if cfg.out is None else Path(cfg.out)
+        out = checkpoint.with_name(f"samples_seed{cfg.seed}.png") if cfg.out is None else Path(cfg.out)
         options = to_plain(cfg)["options"]
         save_samples(model, out, cfg.num_samples, cfg.seed, cfg.labels, cfg.columns, options)
     print(out)

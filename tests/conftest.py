@@ -17,6 +17,10 @@ CONFIGS = ROOT / "configs"
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+def pytest_configure() -> None:
+    torch.set_num_threads(1)  # small tensors, many of them: a second thread only waits
+
+
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
     torch.manual_seed(0)
@@ -38,7 +42,9 @@ def script(tmp_path: Path) -> Script:
     """Run a script of the project in `tmp_path`, on its own, as a user would: no API key, no terminal."""
 
     def _script(name: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB_", "IMAGEGEN_"))}
+        environment = {
+            key: value for key, value in os.environ.items() if not key.startswith(("WANDB_", "IMAGEGEN_", "HYDRA_"))
+        }
         environment |= {"HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc"), **variables}
         return subprocess.run(
             [sys.executable, str(ROOT / name), *arguments],

@@ -74,7 +74,7 @@ def test_checkpoint_alone_is_enough_to_evaluate_and_sample(script: Script, train
 
     result = script("sample.py", f"ckpt={trained}", "num_samples=4")
     assert result.returncode == 0, result.stderr
-    assert Image.open(trained / "samples_seed0.png").size[0] > 100
+    assert Image.open(trained / "checkpoints" / "samples_seed0.png").size[0] > 100
 
 
 def test_evaluate_repeats_the_scores_of_the_run(script: Script, tmp_path: Path) -> None:
@@ -85,6 +85,20 @@ def test_evaluate_repeats_the_scores_of_the_run(script: Script, tmp_path: Path) 
     first, again = (json.loads((tmp_path / name).read_text()) for name in ("here/scores.json", "again.json"))
     assert again["test/fid"] == pytest.approx(first["test/fid"], rel=1e-4)
     assert again["protocol"] == first["protocol"]
+
+
+def test_a_run_goes_on_where_another_ended(script: Script, trained: Path, tmp_path: Path) -> None:
+    arguments = ["model=vae", f"resume={trained}", "debug=default", "run_dir=more"]
+    result = script("train.py", *arguments, "trainer.max_images=4000")
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "more" / "scores.json").read_text())["images_seen"] >= 4000
+    steps = [line.split(",")[0] for line in (tmp_path / "more" / "metrics.csv").read_text().splitlines()[1:]]
+    assert min(map(int, steps)) > 2000
+
+    result = script("train.py", "model=gan", f"resume={trained}", "debug=default")
+    assert result.returncode == 1
+    assert "VAE" in result.stderr
+    assert "GAN" in result.stderr
 
 
 def test_a_multirun_gives_each_job_its_own_folder_and_wandb_run(script: Script, tmp_path: Path) -> None:

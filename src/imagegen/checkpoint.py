@@ -28,12 +28,6 @@ def find_checkpoint(path: str | Path, name: str = "best") -> Path:
     return path
 
 
-def folder_of(checkpoint: Path) -> Path:
-    """The run folder of a checkpoint, or the folder it lies in if that is no run folder."""
-    folder = checkpoint.resolve().parent
-    return folder.parent if folder.name == "checkpoints" else folder
-
-
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """The plain contents of a checkpoint. Nothing in the file is executed (`weights_only=True`). Raises UserError."""
     if path.stat().st_size == 0:

@@ -48,7 +48,7 @@ class Run:
         quiet_lightning()
         self.environment = {name: os.environ.get(name) for name in LAUNCH_VARIABLES}
         self.argv = sys.argv[:]
-        self.path = self._make_folder() if self.is_first else Path(os.environ[RUN_DIR_VARIABLE])
+        self.path = self._make_folder() if self.is_first else self._folder_of_the_first()
         os.environ[RUN_DIR_VARIABLE] = str(self.path)
         with open_dict(self.cfg):
             self.cfg.run_dir = str(self.path)
@@ -66,7 +66,8 @@ class Run:
         if kind is None:
             self._write_status("finished")
         else:
-            reason = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{kind.__name__}: {error}"
+            interrupted = isinstance(error, KeyboardInterrupt | SystemExit)  # Lightning turns Ctrl-C into an exit
+            reason = "interrupted" if interrupted else f"{kind.__name__}: {error}"
             self._write_status("failed", reason=reason)
         self._close_loggers()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -117,6 +118,12 @@ class Run:
             raise UserError(
                 f"cannot write the run folder in {where}: {error.strerror}; choose another with log_dir= or run_dir="
             ) from None
+
+    def _folder_of_the_first(self) -> Path:
+        path = os.environ.get(RUN_DIR_VARIABLE) or self.cfg.run_dir
+        if path is None:
+            raise UserError("run_dir: give one where the processes of a run are started from outside, as by torchrun")
+        return Path(path)
 
     def _write_status(self, state: str, **more: Any) -> None:
         if self.is_first:

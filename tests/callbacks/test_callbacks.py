@@ -57,8 +57,8 @@ def test_an_image_budget_ends_at_its_number_and_drives_the_learning_rate(cfg: Di
     record = Record()
     trainer = fit(cfg, record, max_images=320)
     assert trainer.lightning_module.images_seen == 320
-    assert record.progress == pytest.approx([i / 10 for i in range(10)])
-    assert record.lr == pytest.approx([cfg.model.lr * max(_cosine(p, 0.02), 1e-3) for p in record.progress])
+    assert record.progress == pytest.approx([(i + 1) / 10 for i in range(10)])
+    assert record.lr == pytest.approx([cfg.model.lr * max(_cosine(i / 10, 0.02), 1e-3) for i in range(10)])
 
 
 def _cosine(progress: float, warmup: float) -> float:
@@ -70,7 +70,8 @@ def test_an_epoch_budget_counts_images_too(cfg: DictConfig) -> None:
     trainer = fit(cfg, record, max_epochs=2)
     images = 2 * (1197 // 32) * 32
     assert trainer.lightning_module.images_seen == images
-    assert record.progress[-1] == pytest.approx((images - 32) / images)
+    assert record.progress[0] == pytest.approx(32 / images)
+    assert record.progress[-1] == 1
 
 
 def test_a_time_budget_ends_in_time_and_progress_follows_the_clock(cfg: DictConfig) -> None:
