@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from imagegen.callbacks import BestAndLast
-from imagegen.checkpoint import check_resumable, find_checkpoint, folder_of, load_checkpoint, load_weights, restore
+from imagegen.checkpoint import check_resumable, find_checkpoint, load_checkpoint, load_weights, restore
 from imagegen.config import UserError, build, to_plain
 from imagegen.models import VAE, GenerativeModel
 
@@ -118,11 +118,6 @@ def test_a_missing_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(UserError, match="^ckpt: ") as error:
         find_checkpoint(name)
     assert len(str(error.value).splitlines()) == 1
-
-
-def test_the_folder_of_a_checkpoint(tmp_path: Path) -> None:
-    assert folder_of(tmp_path / "checkpoints" / "best.ckpt") == tmp_path.resolve()
-    assert folder_of(tmp_path / "elsewhere" / "best.ckpt") == tmp_path.resolve() / "elsewhere"
 
 
 def test_an_empty_file_is_refused(tmp_path: Path) -> None:
@@ -241,8 +236,8 @@ def unpickling_by_a_detour(folder: Path) -> dict[str, Any]:
     "harm",
     [
         call_of_a_system_function,
-        pytest.param(call_by_a_detour),
-        pytest.param(unpickling_by_a_detour),
+        call_by_a_detour,
+        unpickling_by_a_detour,
     ],
 )
 def test_the_config_of_a_checkpoint_cannot_call_what_it_likes(trained: Trained, tmp_path: Path, harm: Any) -> None:

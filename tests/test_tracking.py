@@ -72,7 +72,7 @@ def test_a_netrc_file_that_is_no_text_is_no_key(tmp_path: Path) -> None:
     assert not has_api_key()
 
 
-@pytest.mark.parametrize("mode", ["of", "ONLINE", "", "dryrun"])
+@pytest.mark.parametrize("mode", ["of", "ONLINE", ""])
 def test_an_unknown_mode_is_refused(tmp_path: Path, mode: str) -> None:
     with pytest.raises(ValueError, match="mode must be auto, online, offline or disabled") as error:
         WandbLogger("imagegen", str(tmp_path / "run"), mode)

@@ -58,6 +58,7 @@ class Run:
             (self.path / "config.yaml").write_text(OmegaConf.to_yaml(self.cfg, resolve=True))
         self._write_status("running")
         seed_everything(self.cfg.seed, verbose=False)
+        torch.set_flush_denormal(True)  # numbers below 1e-38 would only slow a processor down
         return self
 
     def __exit__(

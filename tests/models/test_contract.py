@@ -31,22 +31,21 @@ SMALL = {
 }
 
 
-def fit(cfg: DictConfig, folder: Path, max_images: int, **trainer_options: Any) -> tuple[GenerativeModel, Trainer]:
+def fit(cfg: DictConfig, folder: Path, num_images: int, **trainer_options: Any) -> tuple[GenerativeModel, Trainer]:
     lightning.seed_everything(0, verbose=False)
     model, data = build(cfg.model, "model"), build(cfg.data, "data")
     checkpoints = BestAndLast(dirpath=str(folder), monitor=None, mode="min")
     checkpoints.config = to_plain(cfg)
-    budget = Budget(val_every_images=max_images, seed=0)
+    budget = Budget(val_every_images=num_images, seed=0)
     options = {
         "accelerator": "cpu",
         "precision": "32-true",
         "devices": 1,
-        "max_images": max_images,
         "limit_val_batches": 1,
     }
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "num_sanity_val_steps": 0}
     options |= quiet | trainer_options
-    trainer = Trainer(max_images=max_images, callbacks=[budget, checkpoints], log_every_n_steps=1, **options)
+    trainer = Trainer(max_images=num_images, callbacks=[budget, checkpoints], log_every_n_steps=1, **options)
     trainer.fit(model, data)
     return model, trainer
 
@@ -62,7 +61,7 @@ def small(composed: Compose, model: str, data: str) -> DictConfig:
 @pytest.mark.parametrize("name", MODELS)
 def test_trains_samples_saves_and_reloads(composed: Compose, tmp_path: Path, name: str, data: str) -> None:
     cfg = small(composed, name, data)
-    model, _ = fit(cfg, tmp_path, max_images=64)
+    model, _ = fit(cfg, tmp_path, num_images=64)
     assert model.images_seen == 64
 
     images = model.sample(4, seed=7)
@@ -80,7 +79,7 @@ def test_trains_samples_saves_and_reloads(composed: Compose, tmp_path: Path, nam
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_image_of_a_seed_does_not_depend_on_its_batch(composed: Compose, tmp_path: Path, name: str) -> None:
-    model, _ = fit(small(composed, name, "digits"), tmp_path, max_images=32)
+    model, _ = fit(small(composed, name, "digits"), tmp_path, num_images=32)
     together = model.sample(5, seed=10)
     torch.testing.assert_close(model.sample(5, seed=10, batch_size=2), together, atol=1e-4, rtol=0)
     torch.testing.assert_close(model.sample(2, seed=13), together[3:], atol=1e-4, rtol=0)
@@ -97,7 +96,7 @@ def test_sampling_leaves_the_global_random_state_alone(composed: Compose, tmp_pa
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_averaged_weights_are_what_samples(composed: Compose, tmp_path: Path, name: str) -> None:
-    model, _ = fit(small(composed, name, "digits"), tmp_path, max_images=64)
+    model, _ = fit(small(composed, name, "digits"), tmp_path, num_images=64)
     trained, averaged = list(model.network.parameters()), list(model.ema.module.parameters())
     assert any(not a.equal(b) for a, b in zip(trained, averaged, strict=True))
     assert not any(parameter.requires_grad for parameter in averaged)
@@ -129,7 +128,7 @@ def test_labels_are_checked(composed: Compose, name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_resuming_ends_where_the_uninterrupted_run_ends(composed: Compose, tmp_path: Path, name: str) -> None:
     cfg = small(composed, name, "digits")
-    whole, _ = fit(cfg, tmp_path / "whole", max_images=192)
+    whole, _ = fit(cfg, tmp_path / "whole", num_images=192)
 
     class StopHalfway(lightning.Callback):
         def on_train_batch_end(self, trainer: Trainer, pl_module: GenerativeModel, *_: object) -> None:

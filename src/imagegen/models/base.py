@@ -56,6 +56,7 @@ class ImageModel(LightningModule):
         self.lr_schedule = lr_schedule
         self.ema_half_life = ema_half_life
         self.images_seen = 0
+        self._averaged_at = 0  # images seen at the last update of the average
         self.progress = 0.0
         self.train_means: dict[str, float] = {}
         self._sums: dict[str, Tensor] = {}
@@ -98,12 +99,19 @@ class ImageModel(LightningModule):
             self._sums[name] = self._sums[name] + value.detach() if self._num_summed else value.detach()
         self._num_summed += 1
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        images = len(batch[0]) * self.trainer.world_size
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.update_average()
+
+    def update_average(self) -> None:
+        """Move the averaged weights towards the trained ones: part of the step, so that no checkpoint falls between."""
         half_life = max(min(self.ema_half_life, self.images_seen * self.EMA_RAMP), 1e-6)
-        decay = 0.5 ** (images / half_life)
+        decay = 0.5 ** ((self.images_seen - self._averaged_at) / half_life)
+        self._averaged_at = self.images_seen
         self.ema.multi_avg_fn = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         self.ema.update_parameters(self.network)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         if self._num_summed >= self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
             self._flush()
 
@@ -147,7 +155,7 @@ class ImageModel(LightningModule):
         checkpoint["images_seen"] = self.images_seen
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.images_seen = checkpoint["images_seen"]
+        self.images_seen = self._averaged_at = checkpoint["images_seen"]
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning sets this string about 40 times a step; nn.Module's own __setattr__ takes microseconds each time.

@@ -72,6 +72,7 @@ class GAN(GenerativeModel):
 
         self.record({"generator_loss": generator_loss, "discriminator_loss": discriminator_loss})
         self.images_seen += len(images) * self.trainer.world_size
+        self.update_average()
 
     def generate(self, num_samples: int) -> Tensor:
         """Images (N, C, H, W) of the trained generator for random latents."""

@@ -30,8 +30,10 @@ class ResidualClassifier(nn.Module):
         self.width = width
         self.feature_dim = feature_dim
         self.patch_size = 2 if min(image_shape[1:]) >= 16 else 1
-        if any(side % (2 * self.patch_size) for side in image_shape[1:]):
-            raise ValueError(f"image sides must divide by {2 * self.patch_size}, got {tuple(image_shape[1:])}")
+        height, width_pixels = image_shape[1:]
+        if height % (2 * self.patch_size) or width_pixels % (2 * self.patch_size):
+            folds = 2 * self.patch_size
+            raise ValueError(f"ResidualClassifier halves images: {height}x{width_pixels} must divide by {folds}")
         widths = [width, 2 * width]
         self.stem = nn.Conv2d(image_shape[0] * self.patch_size**2, width, 3, padding=1)
         self.stages = nn.ModuleList(

@@ -12,9 +12,9 @@ def cosine(progress: float, warmup: float = 0.02) -> float:
     """Rise linearly to 1 during the share `warmup` of the budget, then fall to 0 along half a cosine."""
     if progress < warmup:
         return max(progress / warmup, 1e-3)
-    return 0.5 * (1.0 + math.cos(math.pi * (progress - warmup) / max(1.0 - warmup, 1e-9)))
+    return 0.5 * (1.0 + math.cos(math.pi * min((progress - warmup) / max(1.0 - warmup, 1e-9), 1.0)))
 
 
 def linear_decay(progress: float, start: float = 0.5) -> float:
     """Factor 1 until progress `start`, then a straight line to 0."""
-    return 1.0 if progress <= start else (1.0 - progress) / (1.0 - start)
+    return 1.0 if progress <= start else max(1.0 - progress, 0.0) / max(1.0 - start, 1e-9)
