@@ -40,13 +40,21 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"ckpt: {path} is not a checkpoint of this project, or is damaged") from None
     except Exception as error:  # a damaged pickle can fail in any way
         message = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"ckpt: {path} is truncated or damaged ({message[:120]})") from None
+        what = (
+            "is truncated or damaged" if _begins_as_zip(path) else "is not a checkpoint of this project, or is damaged"
+        )
+        raise UserError(f"ckpt: {path} {what} ({message[:120]})") from None
     if not isinstance(checkpoint, dict) or not {"config", "state_dict", "images_seen"} <= checkpoint.keys():
         raise UserError(f"ckpt: {path} was not written by this project")
     config = checkpoint["config"]
     if not isinstance(config, dict) or not all(isinstance(config.get(key), dict) for key in ("model", "data")):
         raise UserError(f"ckpt: {path} does not say how to build its model")
     return checkpoint
+
+
+def _begins_as_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"
 
 
 def restore(path: Path) -> tuple[GenerativeModel, DictConfig]:

@@ -45,7 +45,11 @@ class Budget(Callback):
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         pl_module.progress = self.progress(pl_module)
         step_seed = np.random.SeedSequence((self.seed, int(pl_module.images_seen), trainer.global_rank))
-        torch.manual_seed(int(step_seed.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+        seed = int(step_seed.generate_state(1, np.uint64)[0] >> np.uint64(1))
+        # torch.manual_seed would note a stack trace for each kind of device that is not in use, and keep them all.
+        torch.default_generator.manual_seed(seed)
+        if pl_module.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         pl_module.progress = self.progress(pl_module)
