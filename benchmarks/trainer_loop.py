@@ -68,7 +68,8 @@ def bare_loop(cfg: DictConfig, steps: int, warmup: int, autocast: bool) -> float
             optimizer.zero_grad()
             losses["loss"].backward()
             optimizer.step()
-            model.ema.update_parameters(model.network)
+            model.images_seen += len(images)
+            model.update_average()
             seen += 1
         epoch += 1
 
@@ -104,6 +105,7 @@ def main() -> None:
     parser.add_argument("--data", default="digits")
     arguments = parser.parse_args()
     quiet_lightning()
+    torch.set_flush_denormal(True)  # as every run does
     cfg = config(arguments.data)
     print("step of the MLP VAE, microseconds")
     print(f"{'bare':>8} {'Trainer':>8} {'more':>6} {'ratio':>6}")

@@ -26,6 +26,11 @@ def _fixed_seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGEGEN_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
 @pytest.fixture
 def composed() -> Iterator[Callable[..., DictConfig]]:
     """Compose configs/train.yaml (or another) with overrides, as the scripts do."""
@@ -47,7 +52,7 @@ def script(tmp_path: Path) -> Script:
         }
         environment |= {"HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc"), **variables}
         return subprocess.run(
-            [sys.executable, str(ROOT / name), *arguments],
+            [sys.executable, *([name] if name == "-m" else [str(ROOT / name)]), *arguments],
             cwd=tmp_path,
             env=environment,
             capture_output=True,

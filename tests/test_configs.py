@@ -38,7 +38,9 @@ def test_every_model_composes_with_every_data_set(composed: Compose, model: str,
     assert OmegaConf.to_container(cfg.model.image_shape) == OmegaConf.to_container(cfg.data.image_shape)
 
 
-@pytest.mark.parametrize("group", ["trainer", "logger", "callbacks", "debug", "experiment"])
+@pytest.mark.parametrize(
+    "group", ["trainer", "logger", "callbacks", "debug", "experiment", "metrics", "metrics/features"]
+)
 def test_every_option_composes(composed: Compose, group: str) -> None:
     for name in names(group):
         validate(composed(f"{group}={name}"))
@@ -65,7 +67,7 @@ def test_keys_are_the_parameters_of_the_target_in_their_order(composed: Compose,
         ("model.lr=0", "model.lr"),
         ("model.num_steps=-1", "model.num_steps"),
         ("model.network.width=0", "model.network.width"),
-        ("callbacks.metrics.num_val_samples=0", "callbacks.metrics.num_val_samples"),
+        ("metrics.num_val_samples=0", "metrics.num_val_samples"),
         ("trainer.max_images=-5", "trainer.max_images"),
         ("+model.optimizer.nesterov=true", "model.optimizer.nesterov"),
         ("model._target_=os.system", "model._target_"),

@@ -87,6 +87,34 @@ def test_evaluate_repeats_the_scores_of_the_run(script: Script, tmp_path: Path) 
     assert again["protocol"] == first["protocol"]
 
 
+def test_samples_in_a_file_get_the_scores_of_the_model_that_drew_them(
+    script: Script, trained: Path, tmp_path: Path
+) -> None:
+    result = script("sample.py", f"ckpt={trained}", "num_samples=200", "seed=1000000", "out=drawn.npz")
+    assert result.returncode == 0, result.stderr
+    result = script("evaluate.py", "samples=drawn.npz", "data=digits", "metrics.classification_accuracy=false")
+    assert result.returncode == 0, result.stderr
+    found = json.loads((tmp_path / "drawn_evaluation.json").read_text())
+    expected = json.loads((trained / "scores.json").read_text())
+    for name in ("test/fid", "test/inception_score", "test/kid", "test/precision", "test/copy_rate_pixels"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-3, abs=1e-4), name
+    assert (tmp_path / "drawn_neighbours.png").is_file()
+    assert "±" in result.stdout
+
+
+def test_the_scores_pass_their_own_test(script: Script) -> None:
+    result = script("evaluate.py", "self_test=true", "data=digits")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.count("PASS") > 50
+    assert "FAIL" not in result.stdout
+
+
+def test_the_leaderboard_gathers_runs(script: Script, trained: Path, tmp_path: Path) -> None:
+    result = script("-m", "imagegen.leaderboard", "logs", "--out", "table.md")
+    assert result.returncode == 0, result.stderr
+    assert "| vae |" in (tmp_path / "table.md").read_text()
+
+
 def test_a_run_goes_on_where_another_ended(script: Script, trained: Path, tmp_path: Path) -> None:
     arguments = ["model=vae", f"resume={trained}", "debug=default", "run_dir=more"]
     result = script("train.py", *arguments, "trainer.max_images=4000")
@@ -149,7 +177,10 @@ class Bomb:
         ("train.py", ["log_dir=file/logs"], ["file/logs", "log_dir="]),
         ("train.py", ["run_dir=full"], ["full", "not empty"]),
         ("train.py", ["resume=nowhere.ckpt"], ["nowhere.ckpt"]),
-        ("train.py", ["callbacks.metrics.features=inceptoin"], ["inceptoin", "digits"]),
+        ("train.py", ["metrics/features=inceptoin"], ["inceptoin", "digits"]),
+        ("train.py", ["metrics.features.source=inceptoin"], ["inceptoin", "digits"]),
+        ("train.py", ["metrics/features=shapes"], ["8 classes", "metrics/features"]),
+        ("train.py", ["metrics/features=inception"], ["inception"]),
         ("sample.py", [], ["ckpt"]),
         ("sample.py", ["ckpt=nowhere"], ["nowhere"]),
         ("sample.py", ["ckpt=empty.ckpt"], ["empty.ckpt", "empty"]),
@@ -157,6 +188,10 @@ class Bomb:
         ("sample.py", ["ckpt=bomb.ckpt"], ["bomb.ckpt", "refused"]),
         ("sample.py", ["ckpt=full"], ["full", "no run folder"]),
         ("evaluate.py", ["ckpt=nowhere"], ["nowhere"]),
+        ("evaluate.py", [], ["ckpt=", "samples=", "self_test=true"]),
+        ("evaluate.py", ["samples=nowhere.npz"], ["data=mnist"]),
+        ("evaluate.py", ["samples=nowhere.npz", "data=digits"], ["nowhere.npz"]),
+        ("evaluate.py", ["samples=full", "data=digits"], ["precious", "PNGs"]),
     ],
 )
 def test_a_mistake_ends_in_a_line_or_two(

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 ALLOWED_CLASSES = (
     "imagegen.callbacks.",
     "imagegen.data.",
+    "imagegen.metrics.",
     "imagegen.models.",
     "imagegen.networks.",
     "imagegen.objectives.",

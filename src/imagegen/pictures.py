@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from imagegen.data.module import to_uint8
+from imagegen.data.module import from_uint8, to_uint8
 from imagegen.models.base import GenerativeModel
 
 
@@ -34,6 +34,12 @@ def image_grid(images: Tensor, columns: int | None = None, min_width: int = 480)
         grid = grid.expand(-1, -1, 3)
     factor = max(1, round(min_width / grid.shape[1]))
     return grid.repeat_interleave(factor, 0).repeat_interleave(factor, 1).numpy()
+
+
+def with_neighbours(samples: Tensor, neighbours: Tensor) -> NDArray[np.uint8]:
+    """A grid of uint8 samples (N, C, H, W), each with its neighbour (N, C, H, W) at its right."""
+    pairs = torch.stack([samples, neighbours], dim=1).flatten(0, 1)
+    return image_grid(from_uint8(pairs), columns=8)
 
 
 def save_png(grid: NDArray[np.uint8], path: Path) -> None:

@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from imagegen.config import UserError, build
 from imagegen.data import DataError
 from imagegen.metrics.features import FeatureError
+from imagegen.metrics.generation import SampleError
 from imagegen.models.base import DivergenceError
 from imagegen.scores import summary, write_json
 
@@ -53,7 +54,7 @@ class Run:
         with open_dict(self.cfg):
             self.cfg.run_dir = str(self.path)
         # Other ranks are started with sys.argv: in a multirun it must be this job's overrides, not the sweep's.
-        sys.argv[1:] = list(HydraConfig.get().overrides.task)
+        sys.argv[1:] = self._overrides()
         if self.is_first:
             (self.path / "config.yaml").write_text(OmegaConf.to_yaml(self.cfg, resolve=True))
         self._write_status("running")
@@ -94,9 +95,17 @@ class Run:
     @rank_zero_only
     def finish(self, scores: Mapping[str, Any]) -> None:
         """Write `scores.json` and print the table of the run."""
+        about = {"data": self.cfg.data.name, "model": self._model_name(), "overrides": " ".join(self._overrides())}
+        scores = {**about, **scores}
         write_json(self.path / "scores.json", scores)
         self.scores = scores
         print(summary({"run folder": str(self.path), **scores}))
+
+    def _model_name(self) -> str:
+        return str(HydraConfig.get().runtime.choices.get("model", "model"))
+
+    def _overrides(self) -> list[str]:
+        return list(HydraConfig.get().overrides.task)
 
     def _make_folder(self) -> Path:
         given = self.cfg.run_dir
@@ -109,9 +118,7 @@ class Run:
                 probe = path / "status.json"
                 probe.touch(exist_ok=False)
                 return path
-            parent = (
-                Path(self.cfg.log_dir) / self.cfg.data.name / HydraConfig.get().runtime.choices.get("model", "model")
-            )
+            parent = Path(self.cfg.log_dir) / self.cfg.data.name / self._model_name()
             parent.mkdir(parents=True, exist_ok=True)
             return _unique_folder(parent)
         except OSError as error:
@@ -164,5 +171,5 @@ def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
     """Turn mishaps that the user can mend, and exceptions of these kinds, into a UserError of one line."""
     try:
         yield
-    except (DataError, FeatureError, DivergenceError) + kinds as error:
+    except (DataError, FeatureError, SampleError, DivergenceError) + kinds as error:
         raise UserError(str(error).strip()) from error

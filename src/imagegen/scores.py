@@ -18,13 +18,17 @@ def collect_scores(trainer: Trainer, model: ImageModel, **costs: Any) -> dict[st
     """Scores of the test split, costs and protocol, as plain numbers and strings."""
     scores: dict[str, Any] = {"images_seen": model.images_seen, **costs}
     scores["parameters"] = sum(parameter.numel() for parameter in model.network.parameters())
+    metrics = [callback for callback in trainer.callbacks if isinstance(callback, GenerationMetrics)]  # type: ignore[attr-defined]
+    for callback in metrics:
+        scores |= callback.costs
     scores |= {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("test/")}
     if "test/bits_per_dim" in scores:
         scores["likelihood_kind"] = model.likelihood_kind
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, SampleGrid) and callback.last is not None:
             scores["picture"] = str(callback.last)
-        if isinstance(callback, GenerationMetrics) and callback.protocol:
+    for callback in metrics:
+        if callback.protocol:
             scores["protocol"] = callback.protocol
     return scores
 
@@ -37,9 +41,16 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def summary(rows: Mapping[str, Any]) -> str:
-    """The table printed at the end of a run: a line per entry, nested entries on one line."""
-    width = max(map(len, rows))
-    return "\n".join(f"{key:<{width}}  {_text(value)}" for key, value in rows.items())
+    """The table printed at the end of a run: a line per entry, nested entries on one line.
+
+    A score `x` and its standard error `x_se` share a line.
+    """
+    shown = {key: _text(value) for key, value in rows.items() if not (key.endswith("_se") and key[:-3] in rows)}
+    for key in shown:
+        if isinstance(error := rows.get(f"{key}_se"), float) and math.isfinite(error):
+            shown[key] += f" ± {error:.2g}"
+    width = max(map(len, shown))
+    return "\n".join(f"{key:<{width}}  {text}" for key, text in shown.items())
 
 
 def _json(value: Any) -> Any:

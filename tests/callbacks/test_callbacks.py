@@ -15,7 +15,7 @@ from PIL import Image
 
 from imagegen.callbacks import BestAndLast, Budget, ExportClassifier, GenerationMetrics, Progress, SampleGrid
 from imagegen.config import build, to_plain
-from imagegen.metrics.features import load_features
+from imagegen.metrics.features import FeatureError, FeatureSource, load_features
 from imagegen.trainer import Trainer
 
 Compose = Callable[..., DictConfig]
@@ -102,15 +102,32 @@ def test_two_optimizers_do_not_double_the_clock(composed: Compose) -> None:
     assert trainer.global_step == 2 * 640 // cfg.data.batch_size
 
 
-def test_scores_are_logged_for_both_stages_with_their_protocol(cfg: DictConfig) -> None:
-    metrics = GenerationMetrics("digits", num_val_samples=40, num_test_samples=60, seed=5)
+def test_scores_are_logged_for_both_stages_with_their_protocol(cfg: DictConfig, tmp_path: Path) -> None:
+    source = FeatureSource("digits")
+    metrics = GenerationMetrics(source, num_val_samples=40, num_test_samples=80, seed=5, dirpath=str(tmp_path))
     trainer = fit(cfg, metrics, max_images=64)
     assert trainer.callback_metrics["val/fid"] > 0
     trainer.test(trainer.lightning_module, trainer.datamodule, verbose=False)
     assert trainer.callback_metrics["test/fid"] > 0
-    assert metrics.protocol["num_generated"] == 60
+    assert trainer.callback_metrics["test/copy_rate_pixels"] < 0.5
+    assert metrics.costs["sampling_ms_per_image"] > 0
+    assert metrics.costs["peak_memory_mb"] > 50
+    assert Image.open(tmp_path / "neighbours.png").size[0] > 100
+    assert metrics.protocol["num_generated"] == 80
     assert metrics.protocol["reference"] == "test split"
     assert not any("features" in key for key in trainer.lightning_module.state_dict())
+
+
+def test_a_feature_network_of_other_classes_is_refused(cfg: DictConfig) -> None:
+    metrics = GenerationMetrics(FeatureSource("shapes"), num_val_samples=40, num_test_samples=40, seed=5)
+    with pytest.raises(FeatureError, match="8 classes"):
+        fit(cfg, metrics, max_images=64)
+
+
+def test_without_a_feature_network_a_line_says_so(cfg: DictConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    cfg.data.name = "mine"
+    fit(cfg, GenerationMetrics(FeatureSource(), num_val_samples=40, num_test_samples=40, seed=5), max_images=64)
+    assert "no feature network for data 'mine'" in capsys.readouterr().out
 
 
 def test_pictures_carry_the_number_of_images_seen(cfg: DictConfig, tmp_path: Path) -> None:

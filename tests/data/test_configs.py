@@ -19,7 +19,7 @@ def test_config_matches_the_constructor(path: Path, tmp_path: Path, monkeypatch:
     assert module.name == path.stem
     assert module.seed == 5
     assert module.data_dir == tmp_path
-    assert module.read.func.__module__ == f"imagegen.data.{path.stem}"
+    assert module.read.func.__module__ == f"imagegen.data.{path.stem.removeprefix('binarized_')}"
     monkeypatch.delenv("IMAGEGEN_DATA_DIR")
     assert instantiate(config, _convert_="all").data_dir is None
 

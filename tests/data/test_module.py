@@ -178,3 +178,42 @@ def test_data_module_errors() -> None:
     for wrong in (9, 11):
         with pytest.raises(ValueError, match=f"toy: num_classes is {wrong}, but the labels have 10"):
             make_module(num_classes=wrong).setup("fit")
+
+
+def grey_splits(_: Path | None) -> dict[str, tuple[Tensor, Tensor]]:
+    """Half of the pixels a quarter white, the others three quarters."""
+    images = torch.tensor([64, 191], dtype=torch.uint8).view(1, 1, 1, 2).expand(400, 1, 10, 2).contiguous()
+    return {split: (images, torch.arange(400) % 2) for split in ("train", "val", "test")}
+
+
+@pytest.mark.parametrize("kind", ["fixed", "dynamic"])
+def test_binarised_pixels_are_white_as_often_as_they_are_bright(kind: str) -> None:
+    data = ImageDataModule("grey", grey_splits, (1, 10, 2), 2, 50, binarize=kind)  # type: ignore[arg-type]
+    data.setup()
+    for split in ("test", "val") if kind == "dynamic" else ("test", "val", "train"):
+        images = data.splits[split][0]
+        assert set(images.unique().tolist()) == {0, 255}
+        assert (images.float() / 255).mean((0, 1, 2)).tolist() == pytest.approx([64 / 255, 191 / 255], abs=0.03)
+    again = ImageDataModule("grey", grey_splits, (1, 10, 2), 2, 50, seed=7, binarize=kind)  # type: ignore[arg-type]
+    again.setup()
+    assert again.splits["test"][0].equal(data.splits["test"][0])  # whatever the seed of the run
+    assert not data.splits["test"][0].equal(data.splits["val"][0])
+
+
+def test_dynamic_binarisation_draws_anew_in_training_only() -> None:
+    class Training:
+        training = True
+        overfit_batches = 0
+        global_rank, world_size = 0, 1
+
+    data = ImageDataModule("grey", grey_splits, (1, 10, 2), 2, 50, binarize="dynamic")
+    data.setup()
+    assert data.splits["train"][0].unique().tolist() == [64, 191]
+    data.trainer = Training()  # type: ignore[assignment]
+    batch = data.splits["train"][0], data.splits["train"][1]
+    first, second = (data.on_after_batch_transfer(batch, 0)[0] for _ in range(2))
+    assert set(first.unique().tolist()) == {-1.0, 1.0}
+    assert not first.equal(second)
+    assert (first.mean((0, 1, 2)) / 2 + 0.5).tolist() == pytest.approx([64 / 255, 191 / 255], abs=0.03)
+    Training.training = False
+    assert data.on_after_batch_transfer((data.splits["val"][0], batch[1]), 0)[0].unique().tolist() == [-1.0, 1.0]

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import math
+import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,12 +10,14 @@ import pytest
 import scipy.linalg
 import scipy.special
 import torch
+import torch.multiprocessing as mp
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from imagegen.data.module import from_uint8
-from imagegen.metrics.features import FeatureNetwork
-from imagegen.metrics.generation import GenerationScores
+from imagegen.metrics.features import FeatureNetwork, extract
+from imagegen.metrics.generation import GenerationScores, SampleError
+from imagegen.metrics.reference import Reference
 from imagegen.models.base import GenerativeModel
 from imagegen.networks.residual_classifier import ResidualClassifier
 from imagegen.objectives.lr_schedules import constant
@@ -40,21 +45,35 @@ def random_images(num: int, seed: int, lowest: int = 0) -> Tensor:
 
 
 REAL, FAKE = random_images(NUM_REAL, 1), random_images(NUM_SAMPLES, 2, lowest=60)
+TRAIN = random_images(200, 3)
 
 
-@pytest.fixture
-def features() -> FeatureNetwork:
+def labels(images: Tensor) -> Tensor:
+    return torch.arange(len(images)) % 5
+
+
+def make_reference(features: FeatureNetwork, real: Tensor = REAL, folder: Path | None = None) -> Reference:
+    return Reference(features, {"train": (TRAIN, labels(TRAIN)), "test": (real, labels(real))}, "test", folder)
+
+
+def make_features() -> FeatureNetwork:
+    torch.manual_seed(0)
     network = ResidualClassifier((1, 8, 8), num_classes=5, width=8, feature_dim=6)
     with torch.no_grad():  # a new head is sure of nothing, and a score of about 1 would show little
         found = network.features(from_uint8(FAKE))
         network.head.weight.copy_(torch.randn(5, 6) / found.std(0))
         network.head.bias.copy_(-network.head.weight @ found.mean(0))
-    return FeatureNetwork(network, "random", "0" * 64, 0.2)
+    return FeatureNetwork(network, "random", "0" * 64, 0.2, 6, 5, (1, 8, 8))
+
+
+@pytest.fixture
+def features() -> FeatureNetwork:
+    return make_features()
 
 
 @pytest.fixture
 def scores(features: FeatureNetwork) -> GenerationScores:
-    return GenerationScores(features, REAL, NUM_SAMPLES, FIRST_SEED)
+    return GenerationScores(make_reference(features), FIRST_SEED)
 
 
 def frechet_distance(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
@@ -78,94 +97,148 @@ def numpy_features(features: FeatureNetwork, images: Tensor) -> tuple[NDArray[np
 
 def test_fid_is_the_frechet_distance_of_the_features(features: FeatureNetwork, scores: GenerationScores) -> None:
     expected = frechet_distance(numpy_features(features, REAL)[0], numpy_features(features, FAKE)[0])
-    assert scores.compute(KnownImages(FAKE))["fid"] == pytest.approx(expected, rel=1e-4)
+    assert scores.score(FAKE)["fid"] == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("batch_size", [1, 64, 1000])
-def test_the_size_of_feature_batches_does_not_matter(scores: GenerationScores, batch_size: int) -> None:
-    expected = scores.compute(KnownImages(FAKE))
-    other = GenerationScores(scores.features, REAL, NUM_SAMPLES, FIRST_SEED)
-    other.BATCH_SIZE = batch_size
-    assert other.compute(KnownImages(FAKE)) == pytest.approx(expected, rel=1e-4)
+def test_the_size_of_feature_batches_does_not_matter(features: FeatureNetwork, batch_size: int) -> None:
+    for found, expected in zip(extract(features, FAKE, batch_size), extract(features, FAKE), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore:std")  # of a single split
-def test_inception_score_of_one_split_by_hand(features: FeatureNetwork, scores: GenerationScores) -> None:
-    scores.inception_score.splits = 1
+def test_inception_score_of_one_split_by_hand(
+    features: FeatureNetwork, scores: GenerationScores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scores, "NUM_SPLITS", 1)
     expected = inception_score(numpy_features(features, FAKE)[1])
     assert expected > 1.1
-    assert scores.compute(KnownImages(FAKE))["inception_score"] == pytest.approx(expected, rel=1e-4)
+    assert scores.score(FAKE)["inception_score"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_inception_score_is_the_mean_over_ten_splits(features: FeatureNetwork, scores: GenerationScores) -> None:
-    values = scores.compute(KnownImages(FAKE))
+    values = scores.score(FAKE)
     torch.manual_seed(FIRST_SEED)
     logits = numpy_features(features, FAKE)[1][torch.randperm(NUM_SAMPLES).numpy()]
     splits = [inception_score(logits[rows]) for rows in torch.arange(NUM_SAMPLES).chunk(10)]
     assert len(splits) == 10
     assert values["inception_score"] == pytest.approx(np.mean(splits), rel=1e-4)
-    assert values["inception_score_std"] == pytest.approx(np.std(splits, ddof=1), rel=1e-3)
+    assert values["inception_score_se"] == pytest.approx(np.std(splits, ddof=1) / math.sqrt(10), rel=1e-3)
 
 
 def test_images_of_one_kind_have_an_inception_score_of_one(scores: GenerationScores) -> None:
-    alike = FAKE[:1].expand(NUM_SAMPLES, -1, -1, -1)
-    values = scores.compute(KnownImages(alike))
+    values = scores.score(FAKE[:1].expand(NUM_SAMPLES, -1, -1, -1))
     assert values["inception_score"] == pytest.approx(1.0, abs=1e-5)
-    assert values["inception_score_std"] == pytest.approx(0.0, abs=1e-5)
+    assert values["inception_score_se"] == pytest.approx(0.0, abs=1e-5)
 
 
-def test_the_distance_of_a_set_to_itself_is_zero(features: FeatureNetwork) -> None:
-    values = GenerationScores(features, FAKE, NUM_SAMPLES, FIRST_SEED).compute(KnownImages(FAKE))
-    far = GenerationScores(features, REAL, NUM_SAMPLES, FIRST_SEED).compute(KnownImages(FAKE))
-    assert abs(values["fid"]) < 1e-6
-    assert far["fid"] > 100 * abs(values["fid"])
+def test_a_set_against_itself(features: FeatureNetwork) -> None:
+    values = GenerationScores(make_reference(features, FAKE), FIRST_SEED).score(FAKE)
+    assert values["fid"] < 1e-6
+    assert values["kid"] < 0  # unbiased: the diagonal of a set with itself is counted between the sets only
+    assert values["precision"] == values["recall"] == values["coverage"] == 1
+    assert values["class_tv"] == 0
+
+
+def test_training_images_are_caught_and_held_out_ones_are_not(scores: GenerationScores) -> None:
+    copies = scores.score(TRAIN[:100])
+    assert copies["copy_rate_pixels"] == copies["copy_rate_features"] == 1
+    samples, neighbours = scores.neighbours or (REAL, FAKE)
+    assert samples.equal(neighbours)
+    assert scores.score(random_images(100, 9))["copy_rate_pixels"] < 0.1
 
 
 def test_computing_again_gives_the_same_numbers(scores: GenerationScores) -> None:
-    model = KnownImages(FAKE)
-    first = scores.compute(model)
+    first = scores.score(FAKE, labels(FAKE))
     torch.rand(7)  # the second time finds another random state
-    assert scores.compute(model) == first
-    # Another model in between leaves nothing behind.
-    assert scores.compute(KnownImages(REAL[:NUM_SAMPLES])) != first
-    assert scores.compute(model) == first
+    assert scores.score(FAKE, labels(FAKE)) == first
+    assert scores.score(REAL) != first  # another set in between leaves nothing behind
+    assert scores.score(FAKE, labels(FAKE)) == first
 
 
-def test_seeds_count_up_from_the_given_one(scores: GenerationScores) -> None:
+def test_seeds_count_up_from_the_given_one_and_ranks_share_them(scores: GenerationScores) -> None:
     model = KnownImages(FAKE)
-    scores.compute(model)
+    images, drawn_labels = scores.draw(model, NUM_SAMPLES)
+    assert images.equal(FAKE)
+    assert drawn_labels is None
     assert model.seeds == list(range(FIRST_SEED, FIRST_SEED + NUM_SAMPLES))
 
 
-def test_the_global_random_state_is_left_alone(scores: GenerationScores) -> None:
+def _draw_and_score(rank: int, world_size: int, folder: str) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size)
+    torch.set_num_threads(1)
+    scores = GenerationScores(make_reference(make_features()), FIRST_SEED)
     model = KnownImages(FAKE)
+    images, _ = scores.draw(model, NUM_SAMPLES, rank, world_size)
+    torch.save((scores.score(images), model.seeds), f"{folder}/rank{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_ranks_share_the_drawing_and_find_the_scores_of_one(scores: GenerationScores, tmp_path: Path) -> None:
+    mp.spawn(_draw_and_score, (2, str(tmp_path)), nprocs=2)
+    expected = scores.score(scores.draw(KnownImages(FAKE), NUM_SAMPLES)[0])
+    found = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+    assert found[0][1] + found[1][1] == list(range(FIRST_SEED, FIRST_SEED + NUM_SAMPLES))
+    assert abs(len(found[0][1]) - len(found[1][1])) <= 1
+    for values, _ in found:
+        assert values == pytest.approx(expected, rel=1e-6, nan_ok=True)
+
+
+def test_the_global_random_state_is_left_alone(features: FeatureNetwork) -> None:
+    scores = GenerationScores(make_reference(features), FIRST_SEED, has_accuracy=True)
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()
-    scores.compute(model)
+    scores.score(FAKE, labels(FAKE))
     assert torch.get_rng_state().equal(torch_state)
     after = np.random.get_state()
     assert all(np.array_equal(x, y) for x, y in zip(numpy_state, after, strict=True))
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
-def test_ranks_together_draw_the_images_of_one(features: FeatureNetwork, world_size: int) -> None:
-    alone, model = GenerationScores(features, REAL, NUM_SAMPLES, FIRST_SEED), KnownImages(FAKE)
-    alone.compute(model)
-    ranks = [GenerationScores(features, REAL, NUM_SAMPLES, FIRST_SEED) for _ in range(world_size)]
-    models = [KnownImages(FAKE) for _ in ranks]
-    for rank, (scores, rank_model) in enumerate(zip(ranks, models, strict=True)):
-        scores.compute(rank_model, rank, world_size)
-    assert sum((rank_model.seeds for rank_model in models), []) == model.seeds
-    # Their statistics of the real images add up to those of all real images, each counted once.
-    for name in ("real_features_num_samples", "real_features_sum", "real_features_cov_sum"):
-        total = sum(getattr(scores.fid, name) for scores in ranks)
-        torch.testing.assert_close(total, getattr(alone.fid, name), rtol=1e-6, atol=1e-6)
-    assert int(alone.fid.real_features_num_samples) == NUM_REAL
+def test_accuracy_is_measured_only_where_there_are_labels(features: FeatureNetwork) -> None:
+    scores = GenerationScores(make_reference(features), FIRST_SEED, has_accuracy=True)
+    assert "classification_accuracy" not in scores.score(FAKE)
+    assert 0 <= scores.score(FAKE, labels(FAKE))["classification_accuracy"] <= 1
+
+
+def test_validation_computes_the_cheap_ones_only(features: FeatureNetwork) -> None:
+    values = GenerationScores(make_reference(features), FIRST_SEED, is_full=False).score(FAKE)
+    assert set(values) == {"fid", "fid_se", "inception_score", "inception_score_se"}
+
+
+def test_every_score_but_counts_has_an_error(scores: GenerationScores) -> None:
+    values = scores.score(FAKE, labels(FAKE))
+    named = {name for name in values if not name.endswith("_se")}
+    assert {f"{name}_se" for name in named - {"missing_classes"}} <= set(values)
+    assert all(math.isfinite(value) for value in values.values())
+
+
+def test_fewer_samples_than_dimensions_warn(features: FeatureNetwork, scores: GenerationScores) -> None:
+    rows = extract(features, FAKE)[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scores._frechet(rows)
+    with pytest.warns(UserWarning, match="mostly bias"):
+        scores._frechet(rows[:6])
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (FAKE.float(), "uint8"),
+        (FAKE[:, :, :7], "shape"),
+        (FAKE.expand(-1, 3, -1, -1), "shape"),
+        (FAKE[:9], "at least 10"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(scores: GenerationScores, images: Tensor, words: str) -> None:
+    with pytest.raises(SampleError, match=words):
+        scores.score(images)
 
 
 def test_the_protocol_names_what_the_scores_depend_on(scores: GenerationScores) -> None:
-    protocol = scores.protocol("val")
+    protocol = scores.protocol(NUM_SAMPLES)
     assert protocol["num_real"] == NUM_REAL
     assert protocol["num_generated"] == NUM_SAMPLES
-    assert protocol["reference"] == "val split"
+    assert protocol["reference"] == "test split"
     assert protocol["seed"] == FIRST_SEED
+    assert len(protocol["reference_sha256"]) == 64
     assert (protocol["features"], protocol["features_sha256"], protocol["feature_dim"]) == ("random", "0" * 64, 6)

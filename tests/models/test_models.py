@@ -132,3 +132,25 @@ def test_an_unconditional_diffusion_needs_no_labels(composed: Compose) -> None:
     diffusion = model(composed, "diffusion", "model.num_classes=null", "model.network.width=8")
     assert diffusion.sample(2).shape == (2, 1, 8, 8)
     assert diffusion.losses(torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.long))["loss"].isfinite()
+
+
+def test_more_importance_samples_tighten_the_bound(composed: Compose) -> None:
+    vae = model(composed, "vae", "model.network.hidden=[16]", "model.latent_dim=4")
+    images = torch.randint(256, (8, 1, 8, 8)) / 127.5 - 1
+    bounds = []
+    for num_samples in (1, 5, 50):
+        vae.num_importance_samples = num_samples
+        bounds.append(float(torch.stack([vae.log_likelihood(images) for _ in range(20)]).mean()))
+        assert str(num_samples) in str(vae.likelihood_kind)
+    assert bounds == sorted(bounds)
+
+
+def test_a_classifier_mirrors_and_shifts_each_image_on_its_own(composed: Compose) -> None:
+    classifier = model(composed, "classifier", "model.flip=true", "model.max_shift=2")
+    images = torch.arange(64.0).view(1, 1, 8, 8).repeat(200, 1, 1, 1)
+    changed = classifier.augment(images)  # type: ignore[union-attr, operator]
+    assert changed.shape == images.shape
+    centres = changed[:, 0, 3:5, 3:5]
+    assert len(torch.unique(centres.flatten(1), dim=0)) == 2 * 5 * 5
+    still = model(composed, "classifier")
+    assert still.augment(images) is images  # type: ignore[union-attr, operator]

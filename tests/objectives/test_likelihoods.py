@@ -10,6 +10,7 @@ from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
 from imagegen.objectives.likelihoods import (
+    Bernoulli,
     DiscretizedLogistic,
     bits_per_dim,
     categorical_log_prob,
@@ -146,3 +147,17 @@ def test_levels_round_trip(dtype: torch.dtype) -> None:
     assert levels(images).dtype == torch.int64
     assert levels(images).equal(wanted)
     assert levels(images + 0.9 / 255).equal(wanted)
+
+
+def test_bernoulli_is_scipys() -> None:
+    location = torch.rand(5, 1, 3, 3) * 1.8 - 0.9
+    images = (torch.rand(5, 1, 3, 3) < 0.5).float() * 2 - 1
+    expected = scipy.stats.bernoulli((location.numpy() + 1) / 2).logpmf((images.numpy() + 1) / 2).reshape(5, -1).sum(1)
+    found = Bernoulli().log_prob(images, location, torch.tensor(0.0))
+    assert found.numpy() == pytest.approx(expected, rel=1e-5)
+
+
+def test_bernoulli_stays_finite_where_the_network_is_sure_and_wrong() -> None:
+    found = Bernoulli().log_prob(torch.ones(1, 1, 2, 2), -torch.ones(1, 1, 2, 2), torch.tensor(0.0))
+    assert found.isfinite().all()
+    assert float(found) < -40

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -152,7 +153,12 @@ class ImageDataModule(LightningDataModule):
 
     `read` takes the data folder and returns uint8 images (N, C, H, W) and int64 labels (N,) for each of "train", "val"
     and "test"; images stay uint8 until they are on the device. `batch_size` counts images per process.
+
+    `binarize` makes each pixel black or white with its grey level as the probability of white (Salakhutdinov & Murray
+    2008): `fixed` once, by a seed of its own; `dynamic` anew in each training step, fixed for validation and test.
     """
+
+    BINARIZE_SEED = 0
 
     def __init__(
         self,
@@ -163,6 +169,7 @@ class ImageDataModule(LightningDataModule):
         batch_size: PositiveInt,
         data_dir: str | Path | None = None,
         seed: int = 0,
+        binarize: Literal["fixed", "dynamic"] | None = None,
     ) -> None:
         """Store the settings; nothing is read before `prepare_data` or `setup`.
 
@@ -182,6 +189,7 @@ class ImageDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.data_dir = Path(data_dir) if data_dir else None
         self.seed = seed
+        self.binarize = binarize
         self.splits: Splits = {}
 
     @property
@@ -215,6 +223,13 @@ class ImageDataModule(LightningDataModule):
         num_classes = 1 + max(int(labels.max()) for _, labels in splits.values())
         if num_classes != self.num_classes:
             raise ValueError(f"data {self.name}: num_classes is {self.num_classes}, but the labels have {num_classes}")
+        if self.binarize is not None:
+            generator = torch.Generator().manual_seed(self.BINARIZE_SEED)
+            for split in ("test", "val", "train"):
+                images, labels = splits[split]
+                if split != "train" or self.binarize == "fixed":
+                    white = torch.rand(images.shape, generator=generator) < images / 255
+                    splits[split] = white.to(torch.uint8) * 255, labels
         return splits
 
     def train_dataloader(self) -> BatchLoader:
@@ -234,6 +249,8 @@ class ImageDataModule(LightningDataModule):
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """Turn the images into float32 in [-1, 1] on the device, so that a quarter of the bytes is transferred."""
         images, labels = batch
+        if self.binarize == "dynamic" and self.trainer is not None and self.trainer.training:
+            return (torch.rand(images.shape, device=images.device) < images / 255).float() * 2 - 1, labels
         return from_uint8(images), labels
 
     def _loader(self, split: str, shuffle: bool, drop_last: bool) -> BatchLoader:

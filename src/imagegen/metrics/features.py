@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from imagegen.data.module import from_uint8
 from imagegen.networks.residual_classifier import ResidualClassifier
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -23,27 +24,76 @@ class FeatureError(RuntimeError):
 class FeatureNetwork(nn.Module):
     """A trained classifier, frozen, with what a score must say about it.
 
-    Attributes: `name`, `sha256` of its file, `accuracy` on its test split, `feature_dim`.
+    Attributes: `name`, `sha256` of its file, `accuracy` on its test split, `feature_dim`, `num_classes`, `image_shape`
+    (None: any), and the `preprocessing` of images between their 8 bits and the network.
     """
 
-    def __init__(self, network: ResidualClassifier, name: str, sha256: str, accuracy: float) -> None:
+    preprocessing = "none"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        name: str,
+        sha256: str,
+        accuracy: float,
+        feature_dim: int,
+        num_classes: int,
+        image_shape: tuple[int, ...] | None,
+    ) -> None:
         super().__init__()
         self.network = network.eval().requires_grad_(False)
         self.name = name
         self.sha256 = sha256
         self.accuracy = accuracy
-        self.feature_dim = network.feature_dim
+        self.feature_dim = feature_dim
+        self.num_classes = num_classes
+        self.image_shape = image_shape
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features (N, D) and logits (N, num_classes) of images (N, C, H, W), 8-bit levels scaled to [-1, 1]."""
-        if tuple(images.shape[1:]) != self.network.image_shape:
+        if self.image_shape is not None and tuple(images.shape[1:]) != self.image_shape:
             raise FeatureError(
-                f"feature network '{self.name}' takes images of shape {self.network.image_shape},"
-                f" got {tuple(images.shape[1:])}; choose another with callbacks.generation_metrics.features"
+                f"feature network '{self.name}' takes images of shape {self.image_shape},"
+                f" got {tuple(images.shape[1:])}; choose another with metrics/features="
             )
-        features = self.network.features(images)
-        return features, self.network.logits(features)
+        features = self.network.features(images)  # type: ignore[operator]
+        return features, self.network.logits(features)  # type: ignore[operator]
+
+
+def extract(network: FeatureNetwork, images: Tensor, batch_size: int = 500) -> tuple[Tensor, Tensor]:
+    """Features (N, D) and logits (N, num_classes) of uint8 images (N, C, H, W), on the device of the network."""
+    device = next(network.parameters()).device
+    batches = [network(from_uint8(batch.to(device))) for batch in torch.split(images, batch_size)]
+    return torch.cat([features for features, _ in batches]), torch.cat([logits for _, logits in batches])
+
+
+class FeatureSource:
+    """Where the feature network comes from, loaded when the data set is known.
+
+    `source`: `auto` (the bundled network of the data set at hand), the name of a bundled one, `inception`, the path of
+    a classifier.safetensors, or null for no scores. `weights`: the file of the Inception network.
+    """
+
+    def __init__(self, source: str | None = "auto", weights: str | None = None) -> None:
+        self.source = source
+        self.weights = weights
+
+    def load(self, data_name: str, num_classes: int) -> FeatureNetwork | None:
+        """The network, or None where there is none to be had. Raises FeatureError."""
+        if self.source is None or (self.source == "auto" and data_name not in bundled_features()):
+            return None
+        if self.source == "inception":
+            from imagegen.metrics.inception import InceptionFeatures
+
+            return InceptionFeatures(self.weights)
+        network = load_features(data_name if self.source == "auto" else self.source)
+        if network.num_classes != num_classes:
+            raise FeatureError(
+                f"feature network '{network.name}' knows {network.num_classes} classes, data '{data_name}' has"
+                f" {num_classes}; choose another with metrics/features="
+            )
+        return network
 
 
 def bundled_features() -> list[str]:
@@ -61,7 +111,7 @@ def load_features(source: str) -> FeatureNetwork:
     if not path.is_file():
         raise FeatureError(
             f"no feature network '{source}': bundled are {', '.join(bundled)}; train one with"
-            " `python train.py model=classifier` and give the path of its classifier.safetensors"
+            " `python train.py model=classifier` and give metrics.features.source=<run folder>/classifier.safetensors"
         )
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     if source in bundled and sha256 != _recorded_sha256(path.name):
@@ -72,7 +122,15 @@ def load_features(source: str) -> FeatureNetwork:
             state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
         network = ResidualClassifier(**about["network"])
         network.load_state_dict(state)
-        return FeatureNetwork(network, source, sha256, about["accuracy"])
+        return FeatureNetwork(
+            network,
+            source,
+            sha256,
+            about["accuracy"],
+            network.feature_dim,
+            network.num_classes,
+            network.image_shape,
+        )
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise FeatureError(f"{path} is not a feature network of this project: {reason}") from error

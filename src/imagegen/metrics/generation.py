@@ -1,83 +1,172 @@
-"""Fréchet distance and Inception Score of a generator against a split of real images, in one feature pass."""
+"""All scores of generated images against a split of real ones, in one feature pass."""
 
 from __future__ import annotations
 
+import math
+import warnings
 from typing import Any
 
 import torch
 import torchmetrics
-from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
+from torch import Tensor
 from torchmetrics.image.inception import InceptionScore
 
-from imagegen.data.module import from_uint8, to_uint8
-from imagegen.metrics.features import FeatureNetwork
+from imagegen.data.module import to_uint8
+from imagegen.metrics.accuracy import classification_accuracy
+from imagegen.metrics.classes import ClassCoverage
+from imagegen.metrics.features import extract
+from imagegen.metrics.frechet import FrechetDistance, Identity, frechet_standard_error
+from imagegen.metrics.kernel import KernelDistance
+from imagegen.metrics.manifold import PrecisionRecall
+from imagegen.metrics.memorization import Memorization
+from imagegen.metrics.reference import Reference
 from imagegen.models.base import GenerativeModel
+
+MIN_SAMPLES = 10
+
+
+class SampleError(ValueError):
+    """Samples that cannot be scored: too few, of another shape, not 8-bit pictures."""
 
 
 class GenerationScores:
-    """FID and Inception Score, computed by torchmetrics on features that are extracted once for both.
+    """FID and Inception Score by torchmetrics and, if `is_full`, everything else that this package measures.
 
-    The statistics of the real images are kept from one call to the next. All ranks draw equal shares.
+    `has_accuracy` adds the classification accuracy score, which trains a classifier on the samples. Each score `x` that
+    has one comes with its standard error `x_se`.
     """
 
-    BATCH_SIZE = 500
+    NUM_SPLITS = 10  # of the Inception Score
 
-    def __init__(self, features: FeatureNetwork, real_images: Tensor, num_samples: int, seed: int) -> None:
-        """`real_images`: uint8 (N, C, H, W); image i is drawn with seed `seed + i`."""
-        self.features = features
-        self.real_images = real_images
-        self.num_samples = num_samples
+    def __init__(self, reference: Reference, seed: int, is_full: bool = True, has_accuracy: bool = False) -> None:
+        self.reference = reference
+        self.network = reference.network
         self.seed = seed
-        # Both metrics are fed with features, so their own feature network is the identity.
-        self.fid = FrechetInceptionDistance(feature=_Features(features.feature_dim), reset_real_features=False)
-        self.inception_score = InceptionScore(feature=_Features(features.network.num_classes))
-        self._has_real = False
+        self.is_full = is_full
+        self.has_accuracy = has_accuracy
+        self.neighbours: tuple[Tensor, Tensor] | None = None
 
-    def compute(self, model: GenerativeModel, rank: int = 0, world_size: int = 1) -> dict[str, float]:
-        """`fid`, `inception_score` and `inception_score_std` (over 10 splits) of freshly drawn samples."""
-        self.features.to(model.device)
-        self.fid.to(model.device)
-        self.inception_score.to(model.device)
-        if not self._has_real:
-            self._update(self.real_images[rank::world_size].to(model.device), real=True)
-            self._has_real = True
-        start, stop = (self.num_samples * i // world_size for i in (rank, rank + 1))
-        samples = model.sample(stop - start, seed=self.seed + start)
-        self._update(to_uint8(samples), real=False)
-        fid = float(self.fid.compute())
+    def draw(
+        self, model: GenerativeModel, num_samples: int, rank: int = 0, world_size: int = 1
+    ) -> tuple[Tensor, Tensor | None]:
+        """uint8 images (N, C, H, W) and labels (N,) or None; image i has seed `seed + i`. Ranks draw equal shares."""
+        start, stop = (num_samples * i // world_size for i in (rank, rank + 1))
+        images = to_uint8(model.sample(stop - start, seed=self.seed + start))
+        seeds = range(self.seed, self.seed + num_samples)
+        return gather(images, num_samples, rank, world_size), model.sample_labels(seeds, None)
+
+    def score(self, images: Tensor, labels: Tensor | None = None) -> dict[str, float]:
+        """Every score of uint8 images (N, C, H, W), drawn for labels (N,) if there were any.
+
+        Raises:
+            SampleError: fewer than ten images, or not uint8, or not of the shape of the real ones.
+
+        """
+        check_samples(images, tuple(self.reference.images.shape[1:]))
+        features, logits = extract(self.network, images)
+        values = self._frechet(features) | self._inception_score(logits)
+        if self.is_full:
+            values |= self._kernel(features) | self._precision_recall(features)
+            values |= self._classes(logits, labels) | self._memorization(images, features)
+        if self.has_accuracy and labels is not None:
+            values |= self._accuracy(images, labels)
+        return values
+
+    def _frechet(self, features: Tensor) -> dict[str, float]:
+        mean, factor = self.reference.moments()
+        num_real, dim = len(self.reference.images), self.network.feature_dim
+        if min(len(features), num_real) <= dim:
+            warnings.warn(
+                f"FID of {len(features)} samples against {num_real} in {dim} dimensions is mostly bias: use more",
+                stacklevel=2,
+            )
+        fid = FrechetDistance(dim, reference=(mean, factor), sync_on_compute=False).to(features.device)
+        fid.update(features, real=False)
+        return {"fid": float(fid.compute()), "fid_se": frechet_standard_error(mean, factor, features)}
+
+    def _inception_score(self, logits: Tensor) -> dict[str, float]:
+        metric = InceptionScore(Identity(logits.shape[1]), splits=self.NUM_SPLITS, sync_on_compute=False)
+        metric.to(logits.device).update(logits)
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)  # the score shuffles before it splits
-            mean, std = self.inception_score.compute()
-        self.fid.reset()
-        self.inception_score.reset()
-        return {"fid": fid, "inception_score": float(mean), "inception_score_std": float(std)}
+            mean, std = metric.compute()
+        return {"inception_score": float(mean), "inception_score_se": float(std) / math.sqrt(self.NUM_SPLITS)}
 
-    def _update(self, images: Tensor, real: bool) -> None:
-        for batch in torch.split(images, self.BATCH_SIZE):
-            features, logits = self.features(from_uint8(batch))
-            self.fid.update(features, real=real)
-            if not real:
-                self.inception_score.update(logits)
+    def _kernel(self, features: Tensor) -> dict[str, float]:
+        metric = KernelDistance(sync_on_compute=False)
+        metric.update(self.reference.features(), real=True)
+        metric.update(features, real=False)
+        return dict(metric.compute())
 
-    def protocol(self, split: str) -> dict[str, Any]:
+    def _precision_recall(self, features: Tensor) -> dict[str, float]:
+        metric = PrecisionRecall(sync_on_compute=False)
+        metric.update(self.reference.features(), real=True)
+        metric.update(features, real=False)
+        return dict(metric.compute())
+
+    def _classes(self, logits: Tensor, labels: Tensor | None) -> dict[str, float]:
+        metric = ClassCoverage(self.network.num_classes, sync_on_compute=False)
+        metric.update(self.reference.logits(), real=True)
+        metric.update(logits, real=False, labels=labels)
+        return dict(metric.compute())
+
+    def _memorization(self, images: Tensor, features: Tensor) -> dict[str, float]:
+        train_images = self.reference.splits["train"][0].to(images.device)
+        rows = {"pixels": (images, train_images), "features": (features, self.reference.features("train"))}
+        values: dict[str, float] = {}
+        for space, (samples, train) in rows.items():
+            metric = Memorization(train, self.reference.held_out_distances(space), sync_on_compute=False)
+            metric.update(samples)
+            values |= {name.replace("copy_rate", f"copy_rate_{space}"): v for name, v in metric.compute().items()}
+            if space == "pixels":
+                distances, indices = metric.neighbours()
+                closest = distances.argsort()[:32]
+                self.neighbours = images[closest], train_images[indices[closest]]
+        return values
+
+    def _accuracy(self, images: Tensor, labels: Tensor) -> dict[str, float]:
+        real, real_labels = self.reference.images, self.reference.labels
+        accuracy, error = classification_accuracy(images, labels, real, real_labels, self.seed)
+        return {
+            "classification_accuracy": accuracy,
+            "classification_accuracy_se": error,
+            "classification_accuracy_real": self.reference.classification_accuracy(len(images), self.seed),
+        }
+
+    def protocol(self, num_samples: int) -> dict[str, Any]:
         """What a reader must know to compare these scores with others."""
         return {
-            "features": self.features.name,
-            "features_sha256": self.features.sha256,
-            "feature_dim": self.features.feature_dim,
-            "reference": f"{split} split",
-            "num_real": len(self.real_images),
-            "num_generated": self.num_samples,
-            "resize": "none",
-            "weights": "averaged",
+            "features": self.network.name,
+            "features_sha256": self.network.sha256,
+            "feature_dim": self.network.feature_dim,
+            "reference": f"{self.reference.split} split",
+            "reference_sha256": self.reference.digest(self.reference.split),
+            "num_real": len(self.reference.images),
+            "num_generated": num_samples,
+            "resize": self.network.preprocessing,
             "seed": self.seed,
             "torch": torch.__version__,
             "torchmetrics": torchmetrics.__version__,
         }
 
 
-class _Features(nn.Identity):
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.num_features = num_features
+def check_samples(images: Tensor, image_shape: tuple[int, ...]) -> None:
+    """Refuse what would be scored silently and wrongly. Raises SampleError."""
+    if images.dtype != torch.uint8:
+        raise SampleError(f"samples must be uint8, got {images.dtype}")
+    if tuple(images.shape[1:]) != image_shape:
+        raise SampleError(f"samples have the shape {tuple(images.shape[1:])}, the real images {image_shape}")
+    if len(images) < MIN_SAMPLES:
+        raise SampleError(f"scores need at least {MIN_SAMPLES} samples, got {len(images)}")
+
+
+def gather(rows: Tensor, num_rows: int, rank: int, world_size: int) -> Tensor:
+    """The shares of all ranks in order: (num_rows, ...) everywhere. Shares differ by one row at most."""
+    if world_size == 1:
+        return rows
+    counts = [num_rows * (i + 1) // world_size - num_rows * i // world_size for i in range(world_size)]
+    padded = rows.new_zeros((max(counts), *rows.shape[1:]))
+    padded[: counts[rank]] = rows
+    shares = [torch.empty_like(padded) for _ in counts]
+    torch.distributed.all_gather(shares, padded)
+    return torch.cat([share[:count] for share, count in zip(shares, counts, strict=True)])

@@ -11,7 +11,7 @@ import torch
 from lightning import LightningModule
 from pydantic import PositiveFloat
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from imagegen.objectives.likelihoods import bits_per_dim
 
@@ -50,6 +50,7 @@ class ImageModel(LightningModule):
         super().__init__()
         self.network = network
         self.ema = AveragedModel(network).requires_grad_(False)
+        self._averaged_and_trained = [*self.ema.parameters()], [*network.parameters()]
         self.image_shape = tuple(image_shape)
         self.lr = lr
         self.optimizer = optimizer
@@ -108,8 +109,11 @@ class ImageModel(LightningModule):
         half_life = max(min(self.ema_half_life, self.images_seen * self.EMA_RAMP), 1e-6)
         decay = 0.5 ** ((self.images_seen - self._averaged_at) / half_life)
         self._averaged_at = self.images_seen
-        self.ema.multi_avg_fn = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-        self.ema.update_parameters(self.network)
+        # As AveragedModel.update_parameters, which searches all modules for parameters in each step.
+        with torch.no_grad():
+            torch._foreach_lerp_(*self._averaged_and_trained, 1 - decay)  # type: ignore[arg-type]
+            for average, buffer in zip(self.ema.module.buffers(), self.network.buffers(), strict=True):
+                average.copy_(buffer)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         if self._num_summed >= self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
@@ -174,6 +178,7 @@ class GenerativeModel(ImageModel):
 
     num_classes: int | None = None
     likelihood_kind: str | None = None
+    num_importance_samples = 1  # of a likelihood that is a bound
 
     def draw(self, seeds: range, labels: Tensor | None, *args: Any, **options: Any) -> Tensor:
         """Draw image i of the batch (N, C, H, W) in [-1, 1] from `seeds[i]` alone. `sample` is what others call."""
@@ -184,11 +189,13 @@ class GenerativeModel(ImageModel):
         raise NotImplementedError(f"{type(self).__name__} has no likelihood")
 
     def evaluation_losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """On held-out images: bits per dimension where there is a likelihood, else the terms of `losses`."""
+        """On held-out images: the likelihood where there is one, in both units, else the terms of `losses`."""
         if self.likelihood_kind is None:
             return self.losses(images, labels)
         self.ema.eval()
-        return {"bits_per_dim": bits_per_dim(-self.log_likelihood(images, labels).mean(), self.image_shape)}
+        with torch.autocast(self.device.type, enabled=False):
+            nll = -self.log_likelihood(images, labels).mean()
+        return {"bits_per_dim": bits_per_dim(nll, self.image_shape), "nll": nll}
 
     @torch.no_grad()
     def sample(

@@ -33,6 +33,7 @@ class UNet(nn.Module):
         self.patch_size = 2 if min(height, width_pixels) >= 16 else 1
         if height % (2 * self.patch_size) or width_pixels % (2 * self.patch_size):
             raise ValueError(f"UNet halves images: {height}x{width_pixels} must divide by {2 * self.patch_size}")
+        size = min(height, width_pixels) // self.patch_size
         embedding = 4 * width
         self.num_classes = num_classes
         self.label_embedding = nn.Embedding(num_classes + 1, embedding) if num_classes else None
@@ -43,12 +44,16 @@ class UNet(nn.Module):
         self.register_buffer("frequencies", torch.exp(torch.linspace(0, math.log(1000), width // 2)), persistent=False)
         folded = channels * self.patch_size**2
         self.stem = nn.Conv2d(folded, width, 3, padding=1)
-        self.down = nn.ModuleList(ResidualBlock(width, width, embedding, dropout) for _ in range(num_blocks))
-        self.middle = nn.ModuleList(
-            ResidualBlock(width if i == 0 else 2 * width, 2 * width, embedding, dropout) for i in range(2 * num_blocks)
-        )
-        self.merge = nn.Conv2d(2 * width, width, 1)
-        self.up = nn.ModuleList(ResidualBlock(width, width, embedding, dropout) for _ in range(num_blocks))
+        # Above the middle: two levels for 28x28 pictures (14, 7) and 8x8 ones (8, 4), three for 32x32 (16, 8, 4).
+        num_halvings = 1 if size % 4 or size < 16 else 2
+        widths = [width] + [2 * width] * num_halvings
+        self.down, self.merge, self.up = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for outer, inner in zip([width, *widths], widths[:-1], strict=False):
+            self.down.append(_residual_blocks(num_blocks, outer, inner, embedding, dropout))
+        self.middle = _residual_blocks(2 * num_blocks, widths[-2], widths[-1], embedding, dropout)
+        for outer, inner in zip(widths[:-1], widths[1:], strict=True):
+            self.merge.append(nn.Conv2d(inner, outer, 1))
+            self.up.append(_residual_blocks(num_blocks, outer, outer, embedding, dropout))
         self.head = nn.Conv2d(width, folded, 3, padding=1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
@@ -59,17 +64,27 @@ class UNet(nn.Module):
         embedding = self.time_embedding(torch.cat([angles.cos(), angles.sin()], dim=1))  # (N, 4 width)
         if self.label_embedding is not None:
             embedding = embedding + self.label_embedding(labels)
-        skip = self.stem(F.pixel_unshuffle(x, self.patch_size))
-        skip = skip.contiguous(memory_format=torch.channels_last)  # here: one channel alone has no order of its own
-        for block in self.down:
-            skip = block(skip, embedding)
-        x = F.avg_pool2d(skip, 2)
+        x = self.stem(F.pixel_unshuffle(x, self.patch_size))
+        x = x.contiguous(memory_format=torch.channels_last)  # here: one channel alone has no order of its own
+        skips = []
+        for blocks in self.down:
+            for block in blocks:  # type: ignore[attr-defined]
+                x = block(x, embedding)
+            skips.append(x)
+            x = F.avg_pool2d(x, 2)
         for block in self.middle:
             x = block(x, embedding)
-        x = skip + F.interpolate(self.merge(x), scale_factor=2.0, mode="nearest")
-        for block in self.up:
-            x = block(x, embedding)
+        for skip, merge, blocks in zip(reversed(skips), reversed(self.merge), reversed(self.up), strict=True):
+            x = skip + F.interpolate(merge(x), scale_factor=2.0, mode="nearest")
+            for block in blocks:  # type: ignore[attr-defined]
+                x = block(x, embedding)
         return F.pixel_shuffle(self.head(F.silu(x)), self.patch_size)
+
+
+def _residual_blocks(count: int, in_channels: int, out_channels: int, embedding: int, dropout: float) -> nn.ModuleList:
+    return nn.ModuleList(
+        ResidualBlock(in_channels if i == 0 else out_channels, out_channels, embedding, dropout) for i in range(count)
+    )
 
 
 class ResidualBlock(nn.Module):

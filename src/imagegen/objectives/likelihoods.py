@@ -44,6 +44,16 @@ class DiscretizedLogistic:
         return log_prob.flatten(1).sum(1)
 
 
+@dataclass(frozen=True)
+class Bernoulli:
+    """Black or white pixels, the location being their mean: for binarised images. The scale is not used."""
+
+    def log_prob(self, images: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
+        white = (0.5 * (location + 1)).clamp(1e-6, 1 - 1e-6)
+        log_prob = torch.where(images > 0, white.log(), torch.log1p(-white))
+        return log_prob.flatten(1).sum(1)
+
+
 def categorical_log_prob(images: Tensor, logits: Tensor) -> Tensor:
     """Log probability of images (N, C, H, W) in [-1, 1] under logits (N, 256, C, H, W): (N,), in nats."""
     return -F.cross_entropy(logits, levels(images), reduction="none").flatten(1).sum(1)

@@ -1,0 +1,217 @@
+"""All scored runs in one table: python -m imagegen.leaderboard logs/ [--out results.md|.csv|.png].
+
+Runs are ranked by FID among those of the same protocol only: the same data, feature network, number of images, resize
+and weights. Sampler, function evaluations and guidance are choices of a model and stand in its row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import math
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# What must be equal for two rows to be ranked together.
+PROTOCOL = (
+    "features",
+    "features_sha256",
+    "reference",
+    "reference_sha256",
+    "num_real",
+    "num_generated",
+    "resize",
+    "weights",
+)
+COLUMNS = {  # heading -> key, factor
+    "FID": ("test/fid", 1.0),
+    "IS": ("test/inception_score", 1.0),
+    "KID x1000": ("test/kid", 1000.0),
+    "precision": ("test/precision", 1.0),
+    "recall": ("test/recall", 1.0),
+    "coverage": ("test/coverage", 1.0),
+    "missing classes": ("test/missing_classes", 1.0),
+    "copy rate": ("test/copy_rate_pixels", 1.0),
+    "bits/dim": ("test/bits_per_dim", 1.0),
+    "parameters": ("parameters", 1.0),
+    "images seen": ("images_seen", 1.0),
+    "train s": ("train_seconds", 1.0),
+    "ms/image": ("sampling_ms_per_image", 1.0),
+    "memory MB": ("peak_memory_mb", 1.0),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One scored run."""
+
+    path: Path
+    data: str
+    model: str
+    scores: dict[str, Any]
+
+    @property
+    def fid(self) -> float:
+        """FID, not a number where there is none."""
+        value = self.scores.get("test/fid")
+        return float("nan") if value is None else float(value)
+
+    @property
+    def protocol(self) -> tuple[Any, ...]:
+        """The part of the protocol that makes scores comparable."""
+        protocol = self.scores.get("protocol", {})
+        return (self.data, *(protocol.get(key) for key in PROTOCOL))
+
+    def cells(self) -> dict[str, str]:
+        """Every column as text, the score with its standard error; empty where the run has none."""
+        cells = {"model": self.model}
+        for heading, (key, factor) in COLUMNS.items():
+            value, error = self.scores.get(key), self.scores.get(f"{key}_se")
+            cells[heading] = "" if value is None else number(value * factor)
+            if value is not None and error is not None:
+                cells[heading] += f" ± {error * factor:.2g}"
+        if cells["bits/dim"]:
+            cells["bits/dim"] += f" ({str(self.scores.get('likelihood_kind', '')).split(',')[0]})"
+        protocol = self.scores.get("protocol", {})
+        cells["evaluations"] = str(protocol.get("num_function_evaluations", ""))
+        cells["run"] = str(self.path)
+        return cells
+
+
+def find_rows(folders: Iterable[Path]) -> list[Row]:
+    """Every run folder below the given ones that has a `scores.json`; damaged ones are left out with a word."""
+    rows = []
+    for folder in folders:
+        for path in sorted(folder.rglob("scores.json")):
+            try:
+                scores = json.loads(path.read_text())
+                if "test/fid" not in scores and "test/bits_per_dim" not in scores:
+                    continue  # a classifier
+                rows.append(Row(path.parent, scores["data"], scores["model"], scores))
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                print(f"{path} left out: {type(error).__name__}: {error}", file=sys.stderr)
+    return rows
+
+
+def groups(rows: Iterable[Row]) -> dict[tuple[Any, ...], list[Row]]:
+    """Rows by protocol, each group with the best FID first and those without one last."""
+    found: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.protocol, []).append(row)
+    for group in found.values():
+        group.sort(key=lambda row: (math.isnan(row.fid), row.fid))
+    return dict(sorted(found.items(), key=lambda item: str(item[0])))
+
+
+def title(protocol: tuple[Any, ...]) -> str:
+    """One line that says what the rows of a group have in common."""
+    data, features, sha256, reference, _, num_real, num_generated, resize, weights = protocol
+    if features is None:
+        return f"{data}: without a feature network"
+    return (
+        f"{data}: {num_generated} samples of {weights} weights against {num_real} images of the {reference}, features"
+        f" {features} ({str(sha256)[:8]}), resize {resize}"
+    )
+
+
+def number(value: float) -> str:
+    """Four digits, or all of a large whole number."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def as_text(rows: Iterable[Row]) -> str:
+    """Aligned columns for a terminal."""
+    parts = []
+    for protocol, group in groups(rows).items():
+        table = _without_empty_columns([row.cells() for row in group])
+        widths = {heading: max(len(heading), *(len(cells[heading]) for cells in table)) for heading in table[0]}
+        lines = ["  ".join(heading.ljust(width) for heading, width in widths.items())]
+        lines += ["  ".join(cells[heading].ljust(width) for heading, width in widths.items()) for cells in table]
+        parts.append("\n".join([title(protocol), *(line.rstrip() for line in lines)]))
+    return "\n\n".join(parts)
+
+
+def as_markdown(rows: Iterable[Row]) -> str:
+    """A Markdown table for each protocol."""
+    parts = []
+    for protocol, group in groups(rows).items():
+        table = _without_empty_columns([row.cells() for row in group])
+        lines = [f"| {' | '.join(table[0])} |", f"|{'---|' * len(table[0])}"]
+        lines += [f"| {' | '.join(cells.values())} |" for cells in table]
+        parts.append("\n".join([title(protocol), "", *lines]))
+    return "\n\n".join(parts) + "\n"
+
+
+def as_csv(rows: Iterable[Row]) -> str:
+    """One line per run, with the plain numbers, their errors and the whole protocol."""
+    table = []
+    for row in rows:
+        flat = {key: value for key, value in row.scores.items() if not isinstance(value, dict)}
+        protocol = {f"protocol/{key}": value for key, value in row.scores.get("protocol", {}).items()}
+        table.append({"data": row.data, "model": row.model, "run": str(row.path), **flat, **protocol})
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(dict.fromkeys(key for line in table for key in line)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    return stream.getvalue()
+
+
+def plot(rows: Iterable[Row], path: Path) -> None:
+    """Quality against sampling time, one panel for each protocol, both axes logarithmic."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise SystemExit("a picture needs matplotlib: pip install 'imagegen[plot]'") from None
+    panels = {
+        key: [row for row in group if row.fid > 0 and row.scores.get("sampling_ms_per_image")]
+        for key, group in groups(rows).items()
+    }
+    panels = {key: group for key, group in panels.items() if group}
+    if not panels:
+        raise SystemExit("no run has both an FID and a sampling time")
+    figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")
+    for axes, (protocol, group) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for row in group:
+            time, error = row.scores["sampling_ms_per_image"], row.scores.get("test/fid_se")
+            axes.errorbar(time, row.fid, yerr=error, fmt="o", capsize=3)
+            axes.annotate(row.model, (time, row.fid), textcoords="offset points", xytext=(6, 4))
+        axes.set(xscale="log", yscale="log", xlabel="sampling, ms per image", ylabel="FID", title=protocol[0])
+        axes.margins(0.25)
+    temporary = path.with_name(f".{path.name}.part")
+    figure.savefig(temporary, format="png", dpi=150)
+    temporary.replace(path)
+
+
+def _without_empty_columns(table: list[dict[str, str]]) -> list[dict[str, str]]:
+    kept = [heading for heading in table[0] if any(cells[heading] for cells in table)]
+    return [{heading: cells[heading] for heading in kept} for cells in table]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print the table, or write it to a file in the format of its suffix."""
+    parser = argparse.ArgumentParser(prog="python -m imagegen.leaderboard", description=__doc__)
+    parser.add_argument("folders", nargs="+", type=Path, help="searched for run folders")
+    parser.add_argument("--out", type=Path, help="a .md, .csv or .png file; without it the table is printed")
+    options = parser.parse_args(arguments)
+    if absent := [str(folder) for folder in options.folders if not folder.is_dir()]:
+        raise SystemExit(f"no folder {', '.join(absent)}")
+    rows = find_rows(options.folders)
+    if not rows:
+        raise SystemExit(f"no scored run (scores.json) below {', '.join(map(str, options.folders))}")
+    if options.out is None:
+        print(as_text(rows))
+    elif options.out.suffix == ".png":
+        plot(rows, options.out)
+    elif options.out.suffix in (".md", ".csv"):
+        options.out.write_text(as_markdown(rows) if options.out.suffix == ".md" else as_csv(rows))
+    else:
+        raise SystemExit(f"--out: {options.out} must end in .md, .csv or .png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Which classes a generator draws, by the word of the feature network's classifier."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from imagegen.metrics.frechet import jackknife_error, jackknife_groups
+from imagegen.metrics.manifold import standard_error
+
+
+class ClassCoverage(Metric):
+    """Missing classes, and how far the classes of samples are from those of real images in total variation.
+
+    A class is missing if it has less than a tenth of its share of the real images. Where samples were drawn for given
+    labels, `label_accuracy` is the share that the classifier finds in the class asked for.
+    """
+
+    is_differentiable = False
+    full_state_update = False
+    real: list[Tensor]
+    fake: list[Tensor]
+    agrees: list[Tensor]
+
+    def __init__(self, num_classes: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.num_classes = num_classes
+        for name in ("real", "fake", "agrees"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def update(self, logits: Tensor, real: bool, labels: Tensor | None = None) -> None:
+        """Count logits (N, num_classes), and the labels (N,) that the samples were drawn for."""
+        found = logits.argmax(1)
+        (self.real if real else self.fake).append(found)
+        if labels is not None and not real:
+            self.agrees.append(found == labels.to(found.device))
+
+    def compute(self) -> dict[str, float]:
+        """`missing_classes`, `class_tv` and, with labels, `label_accuracy`; standard errors as `<name>_se`."""
+        real, fake = (torch.cat(list(rows)) if isinstance(rows, list) else rows for rows in (self.real, self.fake))
+        expected, share = self._shares(real), self._shares(fake)
+        left_out = [float(_total_variation(self._shares(fake[rows]), expected)) for rows in jackknife_groups(len(fake))]
+        values = {
+            "missing_classes": float((share < 0.1 * expected).sum()),
+            "class_tv": float(_total_variation(share, expected)),
+            "class_tv_se": jackknife_error(left_out),
+        }
+        if len(self.agrees):
+            agrees = torch.cat(list(self.agrees)) if isinstance(self.agrees, list) else self.agrees
+            values |= {"label_accuracy": float(agrees.double().mean()), "label_accuracy_se": standard_error(agrees)}
+        return values
+
+    def _shares(self, found: Tensor) -> Tensor:
+        return torch.bincount(found, minlength=self.num_classes).double() / max(len(found), 1)
+
+
+def _total_variation(shares: Tensor, others: Tensor) -> Tensor:
+    return 0.5 * (shares - others).abs().sum()

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from imagegen.metrics.memorization import Memorization, nearest
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_nearest_agrees_with_all_distances(dtype: torch.dtype) -> None:
+    rows, others = (torch.randint(256, (num, 1, 5, 5)).to(dtype) for num in (33, 10_050))
+    distances, indices = nearest(rows, others, block_size=10)
+    flat, other_flat = rows.flatten(1).double(), others.flatten(1).double()
+    if dtype == torch.uint8:  # root mean square on the scale 0..1
+        flat, other_flat = flat / (255 * 5), other_flat / (255 * 5)
+    expected = torch.cdist(flat, other_flat).min(1)
+    torch.testing.assert_close(distances.double(), expected.values, rtol=1e-3, atol=1e-4)
+    assert (indices == expected.indices).float().mean() > 0.99  # ties aside
+
+
+def test_copies_have_a_rate_of_one_and_fresh_draws_about_a_hundredth() -> None:
+    train, held_out, fresh = torch.randn(500, 3), torch.randn(2000, 3), torch.randn(4000, 3)
+
+    def rate(rows: torch.Tensor) -> dict[str, float]:
+        metric = Memorization(train, nearest(held_out, train)[0])
+        for batch in rows.split(1500):
+            metric.update(batch)
+        return dict(metric.compute())
+
+    assert rate(train[:300])["copy_rate"] == 1
+    fair = rate(fresh)
+    assert fair["copy_rate"] == pytest.approx(0.01, abs=4 * (fair["copy_rate_se"] + 0.002))
+    assert rate(train[:50].repeat(4, 1) + 10)["copy_rate"] == 0
+
+
+def test_half_copies_are_half() -> None:
+    train, held_out = torch.randn(500, 8), torch.randn(500, 8)
+    metric = Memorization(train, nearest(held_out, train)[0])
+    metric.update(torch.cat([train[:100], 5 + torch.randn(100, 8)]))
+    assert metric.compute()["copy_rate"] == pytest.approx(0.5)
+    distances, indices = metric.neighbours()
+    assert indices[:100].tolist() == list(range(100))
+    assert float(distances[:100].max()) < 1e-2
