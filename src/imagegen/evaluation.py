@@ -68,7 +68,7 @@ def _self_test(cfg: DictConfig) -> None:
 
 
 def _data(cfg: DictConfig) -> ImageDataModule:
-    if cfg.data is None:
+    if cfg.get("data") is None:
         raise UserError("data: choose what to score against, as data=mnist")
     with open_dict(cfg):
         if cfg.data_dir is not None:

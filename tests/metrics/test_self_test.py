@@ -52,7 +52,7 @@ def test_without_recorded_values_the_relations_count(capsys: pytest.CaptureFixtu
 def test_scores_notice_each_corruption() -> None:
     values = measure(load_features("digits"), read(None))
     real = values["real"]
-    assert values["noise"]["fid"] > 2 * real["fid"]
+    assert values["noise"]["fid"] > 1.2 * real["fid"]
     assert values["noise"]["precision"] < real["precision"]
     assert values["a class dropped"]["missing_classes"] == 1 > real["missing_classes"]
     assert values["50 training images copied"]["copy_rate_pixels"] == 1

@@ -147,7 +147,7 @@ def test_more_importance_samples_tighten_the_bound(composed: Compose) -> None:
 
 def test_a_classifier_mirrors_and_shifts_each_image_on_its_own(composed: Compose) -> None:
     classifier = model(composed, "classifier", "model.flip=true", "model.max_shift=2")
-    images = torch.arange(64.0).view(1, 1, 8, 8).repeat(200, 1, 1, 1)
+    images = torch.arange(64.0).view(1, 1, 8, 8).repeat(1000, 1, 1, 1)
     changed = classifier.augment(images)  # type: ignore[union-attr, operator]
     assert changed.shape == images.shape
     centres = changed[:, 0, 3:5, 3:5]

@@ -61,7 +61,7 @@ class FeatureNetwork(nn.Module):
         return features, self.network.logits(features)  # type: ignore[operator]
 
 
-def extract(network: FeatureNetwork, images: Tensor, batch_size: int = 500) -> tuple[Tensor, Tensor]:
+def extract(network: FeatureNetwork, images: Tensor, batch_size: int = 100) -> tuple[Tensor, Tensor]:
     """Features (N, D) and logits (N, num_classes) of uint8 images (N, C, H, W), on the device of the network."""
     device = next(network.parameters()).device
     batches = [network(from_uint8(batch.to(device))) for batch in torch.split(images, batch_size)]

@@ -99,7 +99,7 @@ class GenerationScores:
         return dict(metric.compute())
 
     def _precision_recall(self, features: Tensor) -> dict[str, float]:
-        metric = PrecisionRecall(sync_on_compute=False)
+        metric = PrecisionRecall(real_radii=self.reference.radii(PrecisionRecall.K), sync_on_compute=False)
         metric.update(self.reference.features(), real=True)
         metric.update(features, real=False)
         return dict(metric.compute())

@@ -35,18 +35,20 @@ class PrecisionRecall(Metric):
     """Improved precision and recall (Kynkäänniemi et al. 2019), density and coverage (Naeem et al. 2020).
 
     All four with the k-th nearest neighbour as radius, k = 5 as in Naeem et al. Distances are computed in blocks: no
-    matrix of all pairs is held.
+    matrix of all pairs is held. `real_radii` (M,) are those of the real features, where they are known already.
     """
 
+    K = 5
     higher_is_better = True
     is_differentiable = False
     full_state_update = False
     real: list[Tensor]
     fake: list[Tensor]
 
-    def __init__(self, k: int = 5, **kwargs: Any) -> None:
+    def __init__(self, k: int = K, real_radii: Tensor | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.k = k
+        self.real_radii = real_radii
         self.add_state("real", [], dist_reduce_fx="cat")
         self.add_state("fake", [], dist_reduce_fx="cat")
 
@@ -59,7 +61,8 @@ class PrecisionRecall(Metric):
         real, fake = (torch.cat(list(rows)) if isinstance(rows, list) else rows for rows in (self.real, self.fake))
         if min(len(real), len(fake)) <= self.k:
             raise ValueError(f"precision and recall need more than {self.k} samples, got {len(real)} and {len(fake)}")
-        real_radii, fake_radii = neighbour_radii(real, self.k), neighbour_radii(fake, self.k)
+        real_radii = neighbour_radii(real, self.k) if self.real_radii is None else self.real_radii
+        fake_radii = neighbour_radii(fake, self.k)
         precise, dense = [], []
         recalled = torch.zeros(len(real), dtype=torch.bool, device=real.device)
         covered = recalled.clone()

@@ -19,6 +19,7 @@ from imagegen.data.module import Splits
 from imagegen.metrics.accuracy import classification_accuracy
 from imagegen.metrics.features import FeatureNetwork, extract
 from imagegen.metrics.frechet import covariance_factor, mean_and_covariance
+from imagegen.metrics.manifold import neighbour_radii
 from imagegen.metrics.memorization import nearest
 
 CACHE_VARIABLE = "IMAGEGEN_CACHE_DIR"
@@ -58,6 +59,11 @@ class Reference:
         """Mean (D,) and factor of the covariance (D, R), float64."""
         content = self._cached("moments", [self.split], self._moments)
         return content["mean"], content["factor"]
+
+    def radii(self, k: int) -> Tensor:
+        """Distance (N,) of each of the features to its k-th nearest neighbour among the others."""
+        content = self._cached(f"radii{k}", [self.split], lambda: {"radii": neighbour_radii(self.features(), k)})
+        return content["radii"]
 
     def held_out_distances(self, space: str) -> Tensor:
         """Distance (N,) of each image of the split to its nearest training image, in "pixels" or "features"."""
