@@ -26,6 +26,11 @@ Compose = Callable[..., DictConfig]
 SMALL = {
     "diffusion": ["model.network.width=16"],
     "gan": ["model.network.hidden=[32]", "model.discriminator.hidden=[32]"],
+    "cgan": ["model.network.hidden=[32]", "model.discriminator.hidden=[32]"],
+    **{
+        name: ["model.network.width=8", "model.discriminator.width=8"]
+        for name in ("dcgan", "lsgan", "wgan", "wgan_gp", "sngan", "r3gan")
+    },
     "vae": ["model.network.hidden=[32]"],
     "pixelcnn": ["model.network.width=16", "model.network.num_blocks=1"],
 }
@@ -96,7 +101,7 @@ def test_sampling_leaves_the_global_random_state_alone(composed: Compose, tmp_pa
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_averaged_weights_are_what_samples(composed: Compose, tmp_path: Path, name: str) -> None:
-    model, _ = fit(small(composed, name, "digits"), tmp_path, num_images=64)
+    model, _ = fit(small(composed, name, "digits"), tmp_path, num_images=128)
     trained, averaged = list(model.network.parameters()), list(model.ema.module.parameters())
     assert any(not a.equal(b) for a, b in zip(trained, averaged, strict=True))
     assert not any(parameter.requires_grad for parameter in averaged)

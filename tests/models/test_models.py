@@ -154,3 +154,62 @@ def test_a_classifier_mirrors_and_shifts_each_image_on_its_own(composed: Compose
     assert len(torch.unique(centres.flatten(1), dim=0)) == 2 * 5 * 5
     still = model(composed, "classifier")
     assert still.augment(images) is images  # type: ignore[union-attr, operator]
+
+
+def steps_of(gan: GAN, num_steps: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Which network moved in each step, as letters: d, g."""
+    optimizers = gan.configure_optimizers()
+    monkeypatch.setattr(gan, "optimizers", lambda: optimizers)
+    monkeypatch.setattr(gan, "manual_backward", lambda loss: loss.backward())
+    gan._trainer = type("T", (), {"world_size": 1, "sanity_checking": False})()
+    moved = []
+    for i in range(num_steps):
+        before = [[p.detach().clone() for p in network.parameters()] for network in (gan.network, gan.discriminator)]
+        gan.training_step((torch.rand(4, 1, 8, 8) * 2 - 1, torch.arange(4)), i)
+        same = [
+            all(a.equal(b) for a, b in zip(old, network.parameters(), strict=True))
+            for old, network in zip(before, (gan.network, gan.discriminator), strict=True)
+        ]
+        moved.append(("" if same[1] else "d") + ("" if same[0] else "g"))
+    return moved
+
+
+def test_the_generator_moves_on_every_nth_step(composed: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    gan = model(composed, "wgan", "model.network.width=8", "model.discriminator.width=8")
+    assert steps_of(gan, 11, monkeypatch) == (["d"] * 4 + ["dg"]) * 2 + ["d"]
+    assert max(float(p.abs().max()) for p in gan.discriminator.parameters()) <= 0.01 + 1e-7
+
+
+def test_a_lazy_penalty_keeps_its_weight(composed: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    gan = model(composed, "r3gan", "model.network.width=8", "model.discriminator.width=8", "model.penalty.interval=3")
+    recorded: list[set[str]] = []
+    monkeypatch.setattr(gan, "record", lambda losses: recorded.append(set(losses)))
+    steps_of(gan, 7, monkeypatch)
+    assert ["penalty" in names for names in recorded] == [True, False, False, True, False, False, True]
+
+
+def test_images_are_drawn_with_the_statistics_of_the_averaged_generator(
+    composed: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gan = model(composed, "dcgan", "model.network.width=8", "model.discriminator.width=8")
+    steps_of(gan, 3, monkeypatch)
+    network, seeds = gan.ema.module, range(64 * gan.STATISTICS_BATCHES)
+    before = {name: value.clone() for name, value in gan.state_dict().items()}
+    first = gan.sample(5, seed=3)
+    network.train()  # all of them as one batch
+    with torch.no_grad():
+        latents = torch.cat([gan.noise(seeds, (gan.latent_dim,)), gan.noise(range(3, 8), (gan.latent_dim,))])
+        expected = network(latents)[-5:]
+    assert (first - expected).abs().mean() < 0.02
+    network.eval()
+    gan.load_state_dict(before)
+    gan.sample(2)
+    assert all(value.equal(before[name]) for name, value in gan.state_dict().items())
+    assert gan.sample(5, seed=3).equal(first)
+
+
+def test_a_term_that_comes_now_and_then_is_averaged_over_its_own_steps(composed: Compose) -> None:
+    gan = model(composed, "gan")
+    for i in range(4):
+        gan.record({"often": torch.tensor(float(i))} | ({"seldom": torch.tensor(10.0)} if i == 2 else {}))
+    assert {name: float(total / count) for name, (total, count) in gan._sums.items()} == {"often": 1.5, "seldom": 10.0}

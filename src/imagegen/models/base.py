@@ -60,7 +60,7 @@ class ImageModel(LightningModule):
         self._averaged_at = 0  # images seen at the last update of the average
         self.progress = 0.0
         self.train_means: dict[str, float] = {}
-        self._sums: dict[str, Tensor] = {}
+        self._sums: dict[str, tuple[Tensor | float, int]] = {}  # a term may be absent from some steps
         self._num_summed = 0
 
     def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -97,7 +97,8 @@ class ImageModel(LightningModule):
     def record(self, losses: dict[str, Tensor]) -> None:
         """Add the terms of one step to the running means that are logged every `log_every_n_steps` steps."""
         for name, value in losses.items():
-            self._sums[name] = self._sums[name] + value.detach() if self._num_summed else value.detach()
+            total, count = self._sums.get(name, (0.0, 0))
+            self._sums[name] = total + value.detach(), count + 1
         self._num_summed += 1
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -120,8 +121,9 @@ class ImageModel(LightningModule):
             self._flush()
 
     def _flush(self) -> None:
-        means = {f"train/{name}": (value / self._num_summed).item() for name, value in self._sums.items()}
+        means = {f"train/{name}": float(total / count) for name, (total, count) in self._sums.items()}
         self._num_summed = 0
+        self._sums.clear()
         if not all(map(math.isfinite, means.values())):
             raise DivergenceError(f"training diverged after {self.images_seen} images: {means}; try a smaller model.lr")
         self.train_means = means

@@ -28,32 +28,55 @@ def mlp(
 
 
 class MLPGenerator(nn.Module):
-    """Latents (N, latent_dim) to images (N, C, H, W) in (-1, 1).
+    """Latents (N, latent_dim), beside one-hot labels (N,) if there are classes, to images (N, C, H, W) in (-1, 1).
 
     Without normalisation this generator collapses to a few digits; layer normalisation, unlike that over the batch,
     keeps an image independent of the others and leaves no running statistics to average.
     """
 
-    def __init__(self, image_shape: Sequence[int], latent_dim: PositiveInt, hidden: Sequence[PositiveInt]) -> None:
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        latent_dim: PositiveInt,
+        hidden: Sequence[PositiveInt],
+        num_classes: PositiveInt | None = None,
+    ) -> None:
         super().__init__()
-        self.layers = mlp([latent_dim, *hidden, math.prod(image_shape)], LeakyReLU, layer_norm=True)
+        self.num_classes = num_classes
+        inputs = latent_dim + (num_classes or 0)
+        self.layers = mlp([inputs, *hidden, math.prod(image_shape)], LeakyReLU, layer_norm=True)
         self.image_shape = tuple(image_shape)
 
-    def forward(self, latents: Tensor) -> Tensor:
-        return torch.tanh(self.layers(latents)).view(-1, *self.image_shape)
+    def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        return torch.tanh(self.layers(with_labels(latents, labels, self.num_classes))).view(-1, *self.image_shape)
 
 
 class MLPDiscriminator(nn.Module):
-    """Images (N, C, H, W) to logits (N,), positive for "real"."""
+    """Images (N, C, H, W), beside one-hot labels (N,) if there are classes, to logits (N,), positive for "real"."""
 
     def __init__(
-        self, image_shape: Sequence[int], hidden: Sequence[PositiveInt], dropout: NonNegativeFloat = 0.0
+        self,
+        image_shape: Sequence[int],
+        hidden: Sequence[PositiveInt],
+        dropout: NonNegativeFloat = 0.0,
+        num_classes: PositiveInt | None = None,
     ) -> None:
         super().__init__()
-        self.layers = mlp([math.prod(image_shape), *hidden, 1], LeakyReLU, dropout)
+        self.num_classes = num_classes
+        self.layers = mlp([math.prod(image_shape) + (num_classes or 0), *hidden, 1], LeakyReLU, dropout)
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images.flatten(1)).squeeze(1)  # type: ignore[no-any-return]
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        inputs = with_labels(images.flatten(1), labels, self.num_classes)
+        return self.layers(inputs).squeeze(1)  # type: ignore[no-any-return]
+
+
+def with_labels(rows: Tensor, labels: Tensor | None, num_classes: int | None) -> Tensor:
+    """Rows (N, D), beside the one-hot labels (N,) of a network that has classes (Mirza & Osindero 2014)."""
+    if num_classes is None:
+        return rows
+    if labels is None:
+        raise ValueError("this network is conditional and needs labels")
+    return torch.cat([rows, nn.functional.one_hot(labels, num_classes).to(rows.dtype)], 1)
 
 
 class LeakyReLU(nn.LeakyReLU):
