@@ -127,3 +127,12 @@ def test_an_untrained_network_is_nearly_uniform() -> None:
     network = PixelCNN((1, 8, 8))
     probs = network(random_images(2, (1, 8, 8), torch.float32)).softmax(dim=1)
     assert ((-probs * probs.log()).sum(dim=1) > 0.95 * math.log(256)).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_logits_have_no_mean_that_could_drift(channels: int) -> None:
+    network = PixelCNN((channels, 6, 6), 3, width=12, num_blocks=2)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter)
+    logits = network(torch.rand(2, channels, 6, 6) * 2 - 1, torch.tensor([0, 2]))
+    assert logits.mean(1).abs().max() < 1e-4 * logits.std()

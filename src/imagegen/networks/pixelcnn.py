@@ -9,6 +9,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrize import register_parametrization
 
 NUM_LEVELS = 256
 FIRST_KERNEL_SIZE = 7
@@ -47,6 +48,8 @@ class PixelCNN(nn.Module):
             ResidualBlock(width, kernel_size, channels, dilation=2 ** (i % num_dilations)) for i in range(num_blocks)
         )
         self.head = MaskedConv2d(width, NUM_LEVELS * channels, 1, channels)
+        for name in ("weight", "bias"):
+            register_parametrization(self.head, name, Centred())
         self.label_bias = nn.Embedding(num_classes, num_blocks * (width // 2)) if num_classes else None
         if self.label_bias is not None:
             nn.init.zeros_(self.label_bias.weight)
@@ -79,6 +82,19 @@ class PixelCNN(nn.Module):
     def start(self, num_images: int, labels: Tensor | None = None) -> PixelCNNCache:
         """Open a cache for `num_images` images of which no pixel is known yet, with labels (N,)."""
         return PixelCNNCache(self, num_images, labels)
+
+
+class Centred(nn.Module):
+    """Weights or biases (C * 256, ...) less their mean over the 256 levels of each channel.
+
+    A softmax does not see a number that is added to all of its logits, so nothing holds their mean; rounding to bf16
+    then pushes it a little further in each step, to thousands, where bf16 no longer tells two logits apart.
+    """
+
+    def forward(self, values: Tensor) -> Tensor:
+        levels = values.unflatten(0, (-1, NUM_LEVELS))  # type: ignore[no-untyped-call]
+        centred: Tensor = (levels - levels.mean(1, keepdim=True)).flatten(0, 1)
+        return centred
 
 
 class ResidualBlock(nn.Module):
