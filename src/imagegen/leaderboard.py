@@ -34,7 +34,6 @@ COLUMNS = {  # heading -> key, factor
     "KID x1000": ("test/kid", 1000.0),
     "precision": ("test/precision", 1.0),
     "recall": ("test/recall", 1.0),
-    "coverage": ("test/coverage", 1.0),
     "missing classes": ("test/missing_classes", 1.0),
     "copy rate": ("test/copy_rate_pixels", 1.0),
     "bits/dim": ("test/bits_per_dim", 1.0),
@@ -140,7 +139,7 @@ def as_markdown(rows: Iterable[Row]) -> str:
     """A Markdown table for each protocol."""
     parts = []
     for protocol, group in groups(rows).items():
-        table = _without_empty_columns([row.cells() for row in group])
+        table = _without_empty_columns([row.cells() | {"run": ""} for row in group])
         lines = [f"| {' | '.join(table[0])} |", f"|{'---|' * len(table[0])}"]
         lines += [f"| {' | '.join(cells.values())} |" for cells in table]
         parts.append("\n".join([title(protocol), "", *lines]))

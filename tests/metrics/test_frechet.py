@@ -104,3 +104,15 @@ def test_the_standard_error_is_the_spread_over_repeated_draws() -> None:
     values = torch.tensor([float(frechet_distance(mean, factor, *mean_and_covariance(rows))) for rows in draws])
     errors = torch.tensor([frechet_standard_error(mean, factor, rows) for rows in draws])
     assert float(errors.mean()) == pytest.approx(float(values.std()), rel=0.3)
+
+
+@pytest.mark.parametrize("order", ["in turn", "sorted"])
+def test_the_standard_error_does_not_depend_on_the_order_of_the_classes(order: str) -> None:
+    """Groups that follow the classes would leave a whole class out, and find an error many times too large."""
+    labels = torch.arange(1000) % 10
+    labels = labels.sort().values if order == "sorted" else labels
+    rows = 10 * torch.nn.functional.one_hot(labels, 10) + torch.randn(1000, 10)
+    mean, cov = mean_and_covariance(rows)
+    shuffled = rows[torch.randperm(1000)]
+    errors = [frechet_standard_error(mean + 0.5, covariance_factor(cov), x) for x in (rows, shuffled)]
+    assert errors[0] == pytest.approx(errors[1], rel=0.6)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from imagegen.metrics.frechet import jackknife_error
+from imagegen.metrics.frechet import group_of_rows, jackknife_error
 
 
 class KernelDistance(Metric):
@@ -41,7 +41,7 @@ class KernelDistance(Metric):
         if min(len(real), len(fake)) < 2:
             raise ValueError(f"KID needs at least 2 real and 2 generated samples, got {len(real)} and {len(fake)}")
         num_groups = min(self.num_groups, len(fake) // 2)
-        group = torch.arange(len(fake), device=fake.device) % max(num_groups, 1)
+        group = group_of_rows(len(fake), max(num_groups, 1)).to(fake.device)
         real_mean = (self._sums(real, real).sum() - self._diagonal(real).sum()) / (len(real) * (len(real) - 1))
         to_real = self._sums(fake, real)
         member = torch.nn.functional.one_hot(group, max(num_groups, 1)).double()
