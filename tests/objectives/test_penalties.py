@@ -70,7 +70,7 @@ def test_penalties_are_computed_in_full_precision(penalty: Any) -> None:
         return hidden.square().sum(1)
 
     with torch.autocast("cpu", torch.bfloat16):
-        penalty(judge, IMAGES, FAKES)
+        penalty(judge, IMAGES, FAKES.bfloat16())  # as a generator under autocast hands them over
     assert set(seen) == {torch.float32}
 
 

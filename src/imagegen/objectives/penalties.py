@@ -42,7 +42,7 @@ class GradientPenalty:
     def __call__(self, discriminator: Discriminator, images: Tensor, fakes: Tensor) -> Tensor:
         """Weight times the mean squared deviation of the norm from 1, at random points between pairs."""
         share = torch.rand(len(images), 1, 1, 1, device=images.device)
-        norms = squared_gradient_norms(discriminator, torch.lerp(images, fakes, share)).clamp(min=1e-12).sqrt()
+        norms = squared_gradient_norms(discriminator, torch.lerp(images, fakes.float(), share)).clamp(min=1e-12).sqrt()
         return self.weight * (norms - 1).square().mean()
 
 
@@ -67,7 +67,7 @@ class R1R2:
 
     def __call__(self, discriminator: Discriminator, images: Tensor, fakes: Tensor) -> Tensor:
         """Weight / 2 times the sum of both mean squared norms."""
-        norms = squared_gradient_norms(discriminator, torch.cat([images, fakes]))
+        norms = squared_gradient_norms(discriminator, torch.cat([images, fakes.float()]))
         return self.weight * norms.mean()  # the mean over both halves is half of their sum
 
 
