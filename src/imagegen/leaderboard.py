@@ -31,7 +31,7 @@ PROTOCOL = (
 COLUMNS = {  # heading -> key, factor
     "FID": ("test/fid", 1.0),
     "IS": ("test/inception_score", 1.0),
-    "KID x1000": ("test/kid", 1000.0),
+    "KID": ("test/kid", 1.0),
     "precision": ("test/precision", 1.0),
     "recall": ("test/recall", 1.0),
     "missing classes": ("test/missing_classes", 1.0),
