@@ -44,7 +44,7 @@ def _checkpoint(cfg: DictConfig) -> None:
 
 def _samples(cfg: DictConfig) -> None:
     path = Path(cfg.samples)
-    data, features = _data(cfg), None
+    data = _data(cfg)
     images, labels = read_samples(path, data.image_shape)
     features = _features(cfg, data)
     scores = GenerationScores(

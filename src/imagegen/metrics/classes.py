@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from imagegen.metrics.frechet import jackknife_error, jackknife_groups
 from imagegen.metrics.manifold import standard_error
@@ -40,7 +41,7 @@ class ClassCoverage(Metric):
 
     def compute(self) -> dict[str, float]:
         """`missing_classes`, `class_tv` and, with labels, `label_accuracy`; standard errors as `<name>_se`."""
-        real, fake = (torch.cat(list(rows)) if isinstance(rows, list) else rows for rows in (self.real, self.fake))
+        real, fake = dim_zero_cat(self.real), dim_zero_cat(self.fake)
         expected, share = self._shares(real), self._shares(fake)
         left_out = [float(_total_variation(self._shares(fake[rows]), expected)) for rows in jackknife_groups(len(fake))]
         values = {
@@ -49,7 +50,7 @@ class ClassCoverage(Metric):
             "class_tv_se": jackknife_error(left_out),
         }
         if len(self.agrees):
-            agrees = torch.cat(list(self.agrees)) if isinstance(self.agrees, list) else self.agrees
+            agrees = dim_zero_cat(self.agrees)
             values |= {"label_accuracy": float(agrees.double().mean()), "label_accuracy_se": standard_error(agrees)}
         return values
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from imagegen.metrics.frechet import group_of_rows, jackknife_error
 
@@ -37,7 +38,7 @@ class KernelDistance(Metric):
 
     def compute(self) -> dict[str, float]:
         """`kid` and its standard error `kid_se` over the generated features (ten-group jackknife)."""
-        real, fake = (torch.cat(list(rows)) if isinstance(rows, list) else rows for rows in (self.real, self.fake))
+        real, fake = dim_zero_cat(self.real), dim_zero_cat(self.fake)
         if min(len(real), len(fake)) < 2:
             raise ValueError(f"KID needs at least 2 real and 2 generated samples, got {len(real)} and {len(fake)}")
         num_groups = min(self.num_groups, len(fake) // 2)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 
 def pairwise_distances(rows: Tensor, others: Tensor, block_size: int = 1000) -> Iterator[tuple[slice, Tensor]]:
@@ -58,7 +59,7 @@ class PrecisionRecall(Metric):
 
     def compute(self) -> dict[str, float]:
         """`precision`, `recall`, `density`, `coverage`, each with its standard error `<name>_se`."""
-        real, fake = (torch.cat(list(rows)) if isinstance(rows, list) else rows for rows in (self.real, self.fake))
+        real, fake = dim_zero_cat(self.real), dim_zero_cat(self.fake)
         if min(len(real), len(fake)) <= self.k:
             raise ValueError(f"precision and recall need more than {self.k} samples, got {len(real)} and {len(fake)}")
         real_radii = neighbour_radii(real, self.k) if self.real_radii is None else self.real_radii

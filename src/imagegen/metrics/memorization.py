@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from imagegen.metrics.manifold import standard_error
 
@@ -74,6 +75,4 @@ class Memorization(Metric):
 
     def neighbours(self) -> tuple[Tensor, Tensor]:
         """Distance (N,) and index (N,) of the nearest training row of each sample so far."""
-        return tuple(  # type: ignore[return-value]
-            torch.cat(list(rows)) if isinstance(rows, list) else rows for rows in (self.distances, self.indices)
-        )
+        return dim_zero_cat(self.distances), dim_zero_cat(self.indices)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from imagegen.models.base import Batch, GenerativeModel, LRSchedule, OptimizerFactory
+from imagegen.objectives.penalties import Penalty
 
 
 class AdversarialObjective(Protocol):
@@ -21,14 +23,6 @@ class AdversarialObjective(Protocol):
     def generator_loss(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor: ...
 
     def discriminator_loss(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor: ...
-
-
-class Penalty(Protocol):
-    """A term of the discriminator's loss, computed every `interval` steps and then multiplied by as much."""
-
-    interval: int
-
-    def __call__(self, discriminator: Callable[[Tensor], Tensor], images: Tensor, fakes: Tensor) -> Tensor: ...
 
 
 class GAN(GenerativeModel):
@@ -159,8 +153,7 @@ class GAN(GenerativeModel):
     def sample(self, *args: Any, **options: Any) -> Tensor:
         """Draw images (N, C, H, W) as every model does, with batch statistics that fit the averaged weights."""
         layers = [layer for layer in self.ema.modules() if isinstance(layer, nn.BatchNorm2d)]
-        kept = [(layer.state_dict(), layer.momentum) for layer in layers]
-        kept = [({name: value.clone() for name, value in state.items()}, momentum) for state, momentum in kept]
+        kept = [(copy.deepcopy(layer.state_dict()), layer.momentum) for layer in layers]
         self._measure_statistics(layers)
         try:
             return super().sample(*args, **options)

@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
+from imagegen.networks.mlp import with_labels
+from imagegen.networks.unet import ChannelNorm
+
 Normalization = Literal["batch", "layer", "none"]
 Conditioning = Literal["concatenation", "projection"]
 
@@ -33,16 +36,9 @@ def sizes(image_shape: Sequence[int]) -> list[tuple[int, int]]:
     return found
 
 
-class LayerNorm2d(nn.LayerNorm):
-    """Normalise the channels of (N, C, H, W) at each pixel: an image does not depend on the others of its batch."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
 def make_normalization(kind: Normalization, channels: int) -> nn.Module:
     """The layer of a name."""
-    layers: dict[str, type[nn.Module]] = {"batch": nn.BatchNorm2d, "layer": LayerNorm2d, "none": nn.Identity}
+    layers: dict[str, type[nn.Module]] = {"batch": nn.BatchNorm2d, "layer": ChannelNorm, "none": nn.Identity}
     return layers[kind](channels)
 
 
@@ -74,8 +70,7 @@ class ConvolutionalGenerator(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        if self.num_classes is not None:
-            latents = torch.cat([latents, F.one_hot(_given(labels), self.num_classes).to(latents.dtype)], 1)
+        latents = with_labels(latents, labels, self.num_classes)
         x = self.project(latents).view(len(latents), -1, *self.smallest)
         return torch.tanh(self.layers(x.contiguous(memory_format=torch.channels_last)))
 
