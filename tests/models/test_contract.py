@@ -29,7 +29,7 @@ SMALL = {
     "cgan": ["model.network.hidden=[32]", "model.discriminator.hidden=[32]"],
     **{
         name: ["model.network.width=8", "model.discriminator.width=8"]
-        for name in ("dcgan", "lsgan", "wgan", "wgan_gp", "sngan", "r3gan")
+        for name in ("dcgan", "lsgan", "wgan", "wgan_gp", "sngan", "r3gan", "sagan", "biggan", "progan")
     },
     "vae": ["model.network.hidden=[32]"],
     "pixelcnn": ["model.network.width=16", "model.network.num_blocks=1"],

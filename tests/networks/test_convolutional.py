@@ -6,13 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from imagegen.networks.convolutional import (
-    ConvolutionalDiscriminator,
-    ConvolutionalGenerator,
-    ResidualDiscriminator,
-    ResidualGenerator,
-    sizes,
-)
+from imagegen.networks.convolutional import ConvolutionalDiscriminator, ConvolutionalGenerator, sizes
+from imagegen.networks.residual import ResidualDiscriminator, ResidualGenerator
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]
 every_shape = pytest.mark.parametrize("image_shape", SHAPES, ids=str)

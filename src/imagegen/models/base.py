@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from pydantic import PositiveFloat
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from imagegen.objectives.latents import slerp
 from imagegen.objectives.likelihoods import bits_per_dim
 
 Batch = tuple[Tensor, Tensor]
@@ -174,17 +176,26 @@ class ImageModel(LightningModule):
 class GenerativeModel(ImageModel):
     """A generator of images in [-1, 1]: a subclass writes `losses` and `draw`.
 
-    One that can also say how probable given images are sets `likelihood_kind` ("exact" or "bound") and writes
-    `log_likelihood`.
+    One that makes an image of one normally distributed latent sets `latent_shape` and writes `decode` instead of
+    `draw`; it can then interpolate. One that can say how probable given images are sets `likelihood_kind` ("exact" or
+    "bound") and writes `log_likelihood`.
     """
 
     num_classes: int | None = None
+    latent_shape: tuple[int, ...] | None = None
     likelihood_kind: str | None = None
     num_importance_samples = 1  # of a likelihood that is a bound
 
     def draw(self, seeds: range, labels: Tensor | None, *args: Any, **options: Any) -> Tensor:
         """Draw image i of the batch (N, C, H, W) in [-1, 1] from `seeds[i]` alone. `sample` is what others call."""
-        raise NotImplementedError
+        if self.latent_shape is None:
+            raise NotImplementedError(f"{type(self).__name__} writes neither draw nor decode")
+        labels = self.sample_labels(seeds, labels)
+        return self.decode(self.noise(seeds, self.latent_shape), labels, *args, **options)
+
+    def decode(self, latents: Tensor, labels: Tensor | None = None, *args: Any, **options: Any) -> Tensor:
+        """Images (N, C, H, W) in [-1, 1] of standard normal latents (N, *latent_shape), by the averaged weights."""
+        raise NotImplementedError(f"{type(self).__name__} has no latents")
 
     def log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Log likelihood, or its bound, of 8-bit images (N, C, H, W) in [-1, 1], in nats (N,): averaged weights."""
@@ -207,16 +218,67 @@ class GenerativeModel(ImageModel):
 
         Image i is the image of seed `seed + i`: it depends on neither the batch size nor the number of devices, so a
         large set may be drawn in shares. A class-conditional model that is given no `labels` (N,) gives image i the
-        class `(seed + i) % num_classes`. `options` are those of the family (its `draw` method). The global random
+        class `(seed + i) % num_classes`. `options` are those of the family (its `draw` or `decode`). The global random
         state is left alone.
         """
+
+        def draw(start: int, stop: int) -> Tensor:
+            given = None if labels is None else labels[start:stop].to(self.device)
+            return self.draw(range(seed + start, seed + stop), given, **options)
+
+        return self._in_batches(num_samples, batch_size, draw)
+
+    @torch.no_grad()
+    def interpolate(
+        self,
+        num_samples: int,
+        num_steps: int = 8,
+        num_waypoints: int = 2,
+        is_loop: bool = False,
+        labels: Tensor | None = None,
+        seed: int = 0,
+        batch_size: int = 500,
+        **options: Any,
+    ) -> Tensor:
+        """Paths of images (num_samples, length, C, H, W) through the latents of `num_waypoints` seeds each.
+
+        Path i begins at the image of `seed + i` and goes on to those of `seed + i + num_samples` and so on, along
+        great circles (`slerp`), with its class, if any, unchanged. Each leg has `num_steps` images, its ends included;
+        a loop returns to its beginning and is `num_waypoints * (num_steps - 1)` images long.
+
+        Raises:
+            ValueError: fewer than two steps or waypoints, or a model without latents.
+
+        """
+        if self.latent_shape is None:
+            raise ValueError(f"{type(self).__name__} has no latents to interpolate between")
+        if num_steps < 2 or num_waypoints < 2:
+            raise ValueError(f"a path needs 2 steps and waypoints, got {num_steps} and {num_waypoints}")
+        starts = range(seed, seed + num_samples)
+        ends = [
+            self.noise(range(seed + i * num_samples, seed + (i + 1) * num_samples), self.latent_shape)
+            for i in range(num_waypoints)
+        ]
+        ends = [*ends, ends[0]] if is_loop else ends
+        shares = [i / (num_steps - 1) for i in range(num_steps - 1)]
+        legs = [torch.stack([slerp(a, b, share) for share in shares], 1) for a, b in itertools.pairwise(ends)]
+        path = torch.cat(legs if is_loop else [*legs, ends[-1][:, None]], 1)  # (num_samples, length, *latent_shape)
+        length = path.shape[1]
+        latents, classes = path.flatten(0, 1), self.sample_labels(starts, labels)
+        if classes is not None:
+            classes = classes.to(self.device).repeat_interleave(length)
+
+        def decode(start: int, stop: int) -> Tensor:
+            part = None if classes is None else classes[start:stop]
+            return self.decode(latents[start:stop], part, **options)
+
+        return self._in_batches(len(latents), batch_size, decode).unflatten(0, (num_samples, length))
+
+    def _in_batches(self, num: int, batch_size: int, draw: Callable[[int, int], Tensor]) -> Tensor:
         self.ema.eval()
-        batches = []
-        for start in range(0, num_samples, batch_size):
-            stop = min(start + batch_size, num_samples)
-            batch_labels = None if labels is None else labels[start:stop].to(self.device)
-            with torch.autocast(self.device.type, enabled=False):  # bf16 would tie an image to its batch
-                batches.append(self.draw(range(seed + start, seed + stop), batch_labels, **options).clamp(-1, 1))
+        with torch.autocast(self.device.type, enabled=False):  # bf16 would tie an image to its batch
+            starts = range(0, num, batch_size)
+            batches = [draw(start, min(start + batch_size, num)).clamp(-1, 1) for start in starts]
         return torch.cat(batches) if batches else torch.empty(0, *self.image_shape)
 
     def sampling_protocol(self) -> dict[str, Any]:

@@ -39,6 +39,7 @@ class Diffusion(GenerativeModel):
     ) -> None:
         super().__init__(network, image_shape, lr, optimizer, lr_schedule, ema_half_life)
         self.num_classes = num_classes
+        self.latent_shape = self.image_shape
         self.noise_schedule = noise_schedule
         self.time_distribution = time_distribution
         self.sampler = sampler
@@ -59,17 +60,16 @@ class Diffusion(GenerativeModel):
         velocity = self.network(x_t, t, labels)
         return {"loss": (velocity.float() - target).square().mean()}
 
-    def draw(
+    def decode(
         self,
-        seeds: range,
-        labels: Tensor | None,
+        latents: Tensor,
+        labels: Tensor | None = None,
         num_steps: int | None = None,
         guidance_scale: float | None = None,
     ) -> Tensor:
-        """Solve the velocity field from noise to images in `num_steps` steps."""
+        """Solve the velocity field from noise (N, C, H, W) to images in `num_steps` steps."""
         num_steps = self.num_steps if num_steps is None else num_steps
         guidance = self.guidance_scale if guidance_scale is None else guidance_scale
-        labels = self.sample_labels(seeds, labels)
         no_label = None if labels is None else torch.full_like(labels, self.num_classes or 0)
         network = self.ema.module
 
@@ -82,7 +82,7 @@ class Diffusion(GenerativeModel):
             return unconditional + guidance * (conditional - unconditional)
 
         times = torch.linspace(1, 0, num_steps + 1, device=self.device)
-        return self.sampler(velocity, self.noise(seeds, self.image_shape), times)
+        return self.sampler(velocity, latents, times)
 
     def sampling_protocol(self) -> dict[str, Any]:
         """The solver, its function evaluations and the guidance."""

@@ -40,6 +40,7 @@ class VAE(GenerativeModel):
     ) -> None:
         super().__init__(network, image_shape, lr, optimizer, lr_schedule, ema_half_life)
         self.latent_dim = latent_dim
+        self.latent_shape = (latent_dim,)
         self.likelihood = likelihood
         self.beta = beta
 
@@ -77,17 +78,12 @@ class VAE(GenerativeModel):
             log_weights.append(log_prob + 0.5 * (noise.square() + log_var - latents.square()).sum(1))
         return torch.logsumexp(torch.stack(log_weights), 0) - math.log(self.num_importance_samples)
 
-    def draw(self, seeds: range, labels: Tensor | None) -> Tensor:
-        """Decode latents drawn from the standard normal prior."""
-        self.sample_labels(seeds, labels)
-        return self.decode(self.noise(seeds, (self.latent_dim,)))
-
     def encode(self, images: Tensor) -> Tensor:
         """Posterior means (N, latent_dim) of images (N, C, H, W)."""
         mean: Tensor = self.ema.module.encode(images)[0]  # type: ignore[operator]
         return mean
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images (N, C, H, W) of latents (N, latent_dim)."""
         location: Tensor = self.ema.module.decode(latents)[0]  # type: ignore[operator]
         return location

@@ -18,6 +18,7 @@ class NonSaturating:
     """The original GAN with the generator loss that does not saturate (Goodfellow et al. 2014, sec. 3)."""
 
     pairs: ClassVar[bool] = False
+    needs_lipschitz: ClassVar[bool] = False
 
     def generator_loss(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
         """-E log D(G(z))."""
@@ -33,6 +34,7 @@ class LeastSquares:
     """Mao et al. 2017 (arXiv:1611.04076), eq. 9: targets 1 for real and 0 for fake."""
 
     pairs: ClassVar[bool] = False
+    needs_lipschitz: ClassVar[bool] = False
 
     def generator_loss(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
         """E (D(G(z)) - 1)^2 / 2."""
@@ -48,6 +50,7 @@ class Hinge:
     """Lim & Ye 2017 (arXiv:1705.02894), as in SNGAN, SAGAN and BigGAN."""
 
     pairs: ClassVar[bool] = False
+    needs_lipschitz: ClassVar[bool] = False
 
     def generator_loss(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
         """-E D(G(z))."""
@@ -60,17 +63,23 @@ class Hinge:
 
 @dataclass(frozen=True)
 class Wasserstein:
-    """Arjovsky et al. 2017 (arXiv:1701.07875), eq. 2: the discriminator must be kept Lipschitz by other means."""
+    """Arjovsky et al. 2017 (arXiv:1701.07875), eq. 2: the discriminator must be kept Lipschitz by other means.
+
+    `drift` keeps its logits from wandering off (Karras et al. 2018, app. A.1, with 0.001).
+    """
 
     pairs: ClassVar[bool] = False
+    needs_lipschitz: ClassVar[bool] = True
+
+    drift: float = 0.0
 
     def generator_loss(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
         """-E D(G(z))."""
         return -fake_logits.mean()
 
     def discriminator_loss(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        """E D(G(z)) - E D(x): the negative of the estimated distance."""
-        return fake_logits.mean() - real_logits.mean()
+        """E D(G(z)) - E D(x): the negative of the estimated distance. And drift E D(x)^2."""
+        return fake_logits.mean() - real_logits.mean() + self.drift * real_logits.square().mean()
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,7 @@ class Relativistic:
     """
 
     pairs: ClassVar[bool] = True
+    needs_lipschitz: ClassVar[bool] = False
 
     def generator_loss(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
         """E softplus(D(x) - D(G(z)))."""

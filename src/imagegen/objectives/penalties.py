@@ -1,4 +1,4 @@
-"""Penalties on the gradient of the discriminator with respect to its input: what keeps adversarial training stable."""
+"""What keeps adversarial training stable: penalties on gradients of the discriminator, and on the generator's weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Discriminator = Callable[[Tensor], Tensor]  # images (N, C, H, W) -> logits (N,)
 
@@ -83,3 +83,26 @@ class Dragan:
         noise = 0.5 * images.std() * torch.rand_like(images)
         norms = squared_gradient_norms(discriminator, images + noise).clamp(min=1e-12).sqrt()
         return self.weight * (norms - 1).square().mean()
+
+
+@dataclass(frozen=True)
+class Orthogonal:
+    """Rows of each weight matrix that are alike cost, their lengths do not (Brock et al. 2018, eq. 3).
+
+    With it truncated latents are drawn well. The embedding of labels is left out, as there.
+    """
+
+    weight: float = 1e-4
+
+    def __call__(self, generator: nn.Module) -> Tensor:
+        """Weight times the sum over layers of |W W^T * (1 - I)|^2, in full precision."""
+        layers = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+        total = torch.zeros((), device=next(generator.parameters()).device)
+        with torch.autocast(total.device.type, enabled=False):
+            for layer in generator.modules():
+                if isinstance(layer, layers):
+                    is_spectral = hasattr(layer, "parametrizations")
+                    rows = (layer.parametrizations.weight.original if is_spectral else layer.weight).flatten(1)
+                    gram = rows @ rows.T
+                    total = total + (gram.square().sum() - gram.diagonal().square().sum())
+        return self.weight * total
