@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from imagegen.data.module import from_uint8
+from imagegen.data.module import from_uint8, to_uint8
 from imagegen.models.base import GenerativeModel
 from imagegen.objectives.lr_schedules import constant
-from imagegen.pictures import image_grid, save_png, save_samples
+from imagegen.pictures import WAYPOINTS, image_grid, save_interpolations, save_png, save_samples
 
 
 class Painted(GenerativeModel):
@@ -144,7 +144,7 @@ def test_options_reach_the_sampler(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["samples.jpg", "samples", "samples.npy", "samples.png.txt"])
 def test_another_suffix_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match=r"must end in \.png .* or \.npz"):
+    with pytest.raises(ValueError, match=r"must end in \.png, \.npz"):
         save_samples(Painted(), tmp_path / "deep" / name, 2, seed=0)
     assert list(tmp_path.iterdir()) == []
 
@@ -193,3 +193,46 @@ def test_the_same_seed_writes_the_same_images_over_an_old_file(tmp_path: Path, n
     if name.endswith("png"):
         assert path.read_bytes() == first
     assert [entry.name for entry in tmp_path.iterdir()] == [name]
+
+
+class Latent(GenerativeModel):
+    """Paints each image in the level of its one latent."""
+
+    latent_shape = (1,)
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(1, 1), (1, 4, 6), 1e-3, torch.optim.SGD, constant, 1.0)
+
+    def decode(self, latents: Tensor, labels: Tensor | None = None, **options: Any) -> Tensor:
+        return torch.tanh(latents)[:, :, None, None].expand(-1, *self.image_shape)
+
+
+def test_interpolations_are_rows(tmp_path: Path) -> None:
+    path = tmp_path / "rows.png"
+    save_interpolations(Latent(), path, num_samples=3, num_steps=5, seed=2)
+    picture = np.asarray(Image.open(path))
+    found = cells(picture, picture.shape[0] // (3 * 6), 4, 6)
+    expected = Latent().interpolate(3, 5, seed=2)[:, :, 0, 2, 2].flatten()
+    assert [int(cell[2, 2, 0]) for cell in found] == to_uint8(expected).tolist()
+
+
+def test_a_film_is_a_round_walk(tmp_path: Path) -> None:
+    path = tmp_path / "walk.gif"
+    save_interpolations(Latent(), path, num_samples=4, num_steps=6, seed=2)
+    with Image.open(path) as film:
+        assert film.n_frames == WAYPOINTS * 5
+        assert film.info["loop"] == 0
+
+
+def test_interpolations_as_arrays(tmp_path: Path) -> None:
+    save_interpolations(Latent(), tmp_path / "rows.npz", num_samples=3, num_steps=5, seed=2)
+    with np.load(tmp_path / "rows.npz") as file:
+        assert file["images"].shape == (3, 5, 4, 6, 1)
+        assert file["labels"].tolist() == [-1] * 3
+
+
+def test_a_film_of_samples_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"\.png, \.npz"):
+        save_samples(Latent(), tmp_path / "samples.gif", 4, 0)
+    with pytest.raises(ValueError, match="no latents"):
+        save_interpolations(Painted(), tmp_path / "rows.png", 4, 4, 0)

@@ -1,45 +1,6 @@
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
-import pytest
-
-from imagegen.scores import summary, write_json
-
-
-def test_json_round_trip(tmp_path: Path) -> None:
-    content = {"test/fid": 12.5, "images_seen": 600_000, "protocol": {"features": "digits", "seed": 1}, "none": None}
-    path = tmp_path / "scores.json"
-    write_json(path, content)
-    assert json.loads(path.read_text()) == content
-    assert list(json.loads(path.read_text())) == list(content), "in the order given"
-    assert path.read_text().endswith("}\n")
-
-
-def test_writing_again_replaces_the_file_and_leaves_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "scores.json"
-    write_json(path, {"a": list(range(1000))})
-    write_json(path, {"b": 2})
-    assert json.loads(path.read_text()) == {"b": 2}
-    assert [entry.name for entry in tmp_path.iterdir()] == ["scores.json"]
-
-
-def test_a_file_open_for_reading_stays_whole_while_it_is_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "scores.json"
-    write_json(path, {"a": 1})
-    with path.open() as reader:
-        write_json(path, {"b": 2})
-        assert json.loads(reader.read()) == {"a": 1}
-
-
-def test_what_json_cannot_hold_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "scores.json"
-    write_json(path, {"a": 1})
-    with pytest.raises(TypeError):
-        write_json(path, {"b": object()})
-    assert json.loads(path.read_text()) == {"a": 1}
-    assert [entry.name for entry in tmp_path.iterdir()] == ["scores.json"]
+from imagegen.scores import summary
 
 
 def test_summary_has_an_aligned_line_per_entry() -> None:

@@ -74,7 +74,7 @@ def test_checkpoint_alone_is_enough_to_evaluate_and_sample(script: Script, train
 
     result = script("sample.py", f"ckpt={trained}", "num_samples=4")
     assert result.returncode == 0, result.stderr
-    assert Image.open(trained / "checkpoints" / "samples_seed0.png").size[0] > 100
+    assert Image.open(trained / "checkpoints" / "sample_seed0.png").size[0] > 100
 
 
 def test_evaluate_repeats_the_scores_of_the_run(script: Script, tmp_path: Path) -> None:

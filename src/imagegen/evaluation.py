@@ -11,13 +11,14 @@ from omegaconf import DictConfig, open_dict
 from imagegen.checkpoint import find_checkpoint, restore
 from imagegen.config import UserError, build
 from imagegen.data import ImageDataModule
+from imagegen.json_files import write_json
 from imagegen.metrics.features import FeatureNetwork
 from imagegen.metrics.generation import GenerationScores
 from imagegen.metrics.reference import Reference, default_folder
 from imagegen.metrics.samples import read_samples
 from imagegen.metrics.self_test import run_self_test
 from imagegen.pictures import save_png, with_neighbours
-from imagegen.scores import collect_scores, summary, write_json
+from imagegen.scores import collect_scores, summary
 
 
 def evaluate(cfg: DictConfig) -> None:

@@ -16,6 +16,8 @@ from torch import Tensor
 from imagegen.data.module import from_uint8, to_uint8
 from imagegen.models.base import GenerativeModel
 
+WAYPOINTS = 4  # of a film of latents
+
 
 def image_grid(images: Tensor, columns: int | None = None, min_width: int = 480) -> NDArray[np.uint8]:
     """Images (N, C, H, W) in [-1, 1] as one picture (rows, columns, 3) of 8-bit levels.
@@ -50,6 +52,15 @@ def save_png(grid: NDArray[np.uint8], path: Path) -> None:
     temporary.replace(path)
 
 
+def save_gif(frames: Sequence[NDArray[np.uint8]], path: Path, milliseconds: int = 60) -> None:
+    """Write pictures as an endless film, so that a reader never finds half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    first, *rest = (Image.fromarray(frame).quantize(64) for frame in frames)
+    first.save(temporary, format="gif", save_all=True, append_images=rest, duration=milliseconds, loop=0)
+    temporary.replace(path)
+
+
 def save_samples(
     model: GenerativeModel,
     path: Path,
@@ -63,24 +74,66 @@ def save_samples(
 
     `labels` are repeated as needed; -1 in the file means "without a class". Raises ValueError for another suffix.
     """
-    if path.suffix not in (".png", ".npz"):
-        raise ValueError(f"out: {path} must end in .png (a grid) or .npz (arrays)")
+    _check_request(path, (".png", ".npz"), num_samples, labels, columns)
+    seeds = range(seed, seed + num_samples)
+    drawn_labels = model.sample_labels(seeds, _repeated(labels, num_samples))
+    images = model.sample(num_samples, drawn_labels, seed, **(options or {}))
+    if path.suffix == ".png":
+        save_png(image_grid(images, columns), path)
+    else:
+        _save_arrays(path, images, drawn_labels, num_samples)
+
+
+def save_interpolations(
+    model: GenerativeModel,
+    path: Path,
+    num_samples: int,
+    num_steps: int,
+    seed: int,
+    labels: Sequence[int] | None = None,
+    columns: int | None = None,
+    options: dict[str, Any] | None = None,
+) -> None:
+    """Draw images between latents and write them.
+
+    A `.png` has a row of `num_steps` images for each sample, from one latent to another. A `.gif` is a film of all
+    samples side by side, on a round walk through `WAYPOINTS` latents. A `.npz` holds the rows, `images` uint8 (N,
+    num_steps, H, W, C), and `labels` int64 (N,). Raises ValueError for another suffix, or a model without latents.
+    """
+    _check_request(path, (".png", ".gif", ".npz"), num_samples, labels, columns)
+    is_film = path.suffix == ".gif"
+    drawn_labels = model.sample_labels(range(seed, seed + num_samples), _repeated(labels, num_samples))
+    waypoints = WAYPOINTS if is_film else 2
+    paths = model.interpolate(num_samples, num_steps, waypoints, is_film, drawn_labels, seed, **(options or {}))
+    if is_film:
+        save_gif([image_grid(frame, columns, min_width=320) for frame in paths.unbind(1)], path)
+    elif path.suffix == ".png":
+        save_png(image_grid(paths.flatten(0, 1), num_steps), path)
+    else:
+        _save_arrays(path, paths, drawn_labels, num_samples)
+
+
+def _check_request(
+    path: Path, suffixes: Sequence[str], num_samples: int, labels: Sequence[int] | None, columns: int | None
+) -> None:
+    if path.suffix not in suffixes:
+        raise ValueError(f"out: {path} must end in {', '.join(suffixes)}: a grid, arrays or a film")
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
     if labels is not None and len(labels) == 0:
         raise ValueError("labels must name at least one class, or be null")
     if columns is not None and columns < 1:
         raise ValueError(f"columns must be at least 1, got {columns}")
-    seeds = range(seed, seed + num_samples)
-    wanted = None if labels is None else torch.tensor([labels[i % len(labels)] for i in range(num_samples)])
-    drawn_labels = model.sample_labels(seeds, wanted)
-    images = model.sample(num_samples, drawn_labels, seed, **(options or {}))
+
+
+def _repeated(labels: Sequence[int] | None, num_samples: int) -> Tensor | None:
+    return None if labels is None else torch.tensor([labels[i % len(labels)] for i in range(num_samples)])
+
+
+def _save_arrays(path: Path, images: Tensor, labels: Tensor | None, num_samples: int) -> None:
+    classes = torch.full((num_samples,), -1) if labels is None else labels
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".png":
-        save_png(image_grid(images, columns), path)
-        return
-    classes = torch.full((num_samples,), -1) if drawn_labels is None else drawn_labels
     temporary = path.with_name(f".{path.name}.part")
     with temporary.open("wb") as file:
-        np.savez(file, images=to_uint8(images).permute(0, 2, 3, 1).cpu().numpy(), labels=classes.cpu().numpy())
+        np.savez(file, images=to_uint8(images).movedim(-3, -1).cpu().numpy(), labels=classes.cpu().numpy())
     temporary.replace(path)

@@ -22,10 +22,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from imagegen.config import UserError, build
 from imagegen.data import DataError
+from imagegen.json_files import update_json, write_json
 from imagegen.metrics.features import FeatureError
 from imagegen.metrics.generation import SampleError
 from imagegen.models.base import DivergenceError
-from imagegen.scores import summary, write_json
+from imagegen.scores import summary
 
 # Of the processes of a run only the first makes the folder; Lightning starts the others with this variable set.
 RUN_DIR_VARIABLE = "IMAGEGEN_RUN_DIR"
@@ -136,7 +137,7 @@ class Run:
     def _write_status(self, state: str, **more: Any) -> None:
         if self.is_first:
             status = {"state": state, "seconds": round(self.seconds, 1), "pid": os.getpid(), **more}
-            write_json(self.path / "status.json", status)
+            update_json(self.path / "status.json", **status)  # the training doctor writes there too
 
     def _close_loggers(self) -> None:
         for logger in self.loggers:

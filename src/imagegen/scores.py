@@ -1,11 +1,9 @@
-"""The final scores of a run with the protocol that makes them comparable, written and printed."""
+"""The final scores of a run with the protocol that makes them comparable, and how they are printed."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from lightning import Trainer
@@ -33,13 +31,6 @@ def collect_scores(trainer: Trainer, model: ImageModel, **costs: Any) -> dict[st
     return scores
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON so that a reader never finds half of it."""
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(json.dumps(_json(content), indent=2, allow_nan=False) + "\n")
-    temporary.replace(path)
-
-
 def summary(rows: Mapping[str, Any]) -> str:
     """The table printed at the end of a run: a line per entry, nested entries on one line.
 
@@ -51,12 +42,6 @@ def summary(rows: Mapping[str, Any]) -> str:
             shown[key] += f" ± {error:.2g}"
     width = max(map(len, shown))
     return "\n".join(f"{key:<{width}}  {text}" for key, text in shown.items())
-
-
-def _json(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _json(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _text(value: Any) -> str:

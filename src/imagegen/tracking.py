@@ -37,6 +37,12 @@ class WandbLogger(loggers.WandbLogger):
         self.experiment.config.update(config, allow_val_change=True)
 
     @rank_zero_only
+    def log_warnings(self, warnings: list[str]) -> None:
+        """Put the training doctor's words into the run's summary, the newest also into an alert."""
+        self.experiment.summary["warnings"] = list(warnings)
+        self.experiment.alert("training doctor", warnings[-1])
+
+    @rank_zero_only
     def finish(self, summary: dict[str, Any]) -> None:
         """Write the final scores and close the run, so that the next job of a sweep gets its own."""
         import wandb

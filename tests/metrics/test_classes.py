@@ -42,3 +42,17 @@ def test_the_error_of_the_distance_shrinks_with_more_samples() -> None:
         return scores([0, 1, 2, 3] * 25, drawn.tolist())["class_tv_se"]
 
     assert 0 < error(10_000) < error(100)
+
+
+def test_the_spread_within_classes() -> None:
+    logits = torch.eye(3)[[0, 0, 1, 1]]
+    features = torch.tensor([[0.0, 0], [2, 0], [10, 10], [10, 14]])
+    assert class_spread(features, logits) == pytest.approx(((1 + 1 + 4 + 4) / 4) ** 0.5)
+    assert class_spread(features[[0, 0, 2, 2]], logits) == 0
+
+
+def test_the_spread_is_that_of_gaussians_around_any_means() -> None:
+    torch.manual_seed(0)
+    classes = torch.randint(5, (20_000,))
+    features = 100 * torch.randn(5, 8)[classes] + 0.5 * torch.randn(20_000, 8)
+    assert class_spread(features, torch.eye(5)[classes]) == pytest.approx(0.5 * 8**0.5, rel=0.01)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from imagegen.config import build
+from imagegen.config import UserError, build
 from imagegen.models import GAN, VAE, Diffusion
 from imagegen.objectives.likelihoods import bits_per_dim
 
@@ -213,3 +213,116 @@ def test_a_term_that_comes_now_and_then_is_averaged_over_its_own_steps(composed:
     for i in range(4):
         gan.record({"often": torch.tensor(float(i))} | ({"seldom": torch.tensor(10.0)} if i == 2 else {}))
     assert {name: float(total / count) for name, (total, count) in gan._sums.items()} == {"often": 1.5, "seldom": 10.0}
+
+
+@pytest.mark.parametrize("name", ["gan", "dcgan", "vae", "diffusion", "biggan"])
+def test_interpolations_begin_and_end_at_the_images_of_their_seeds(composed: Compose, name: str) -> None:
+    built = model(composed, name)
+    paths = built.interpolate(3, num_steps=4, seed=5)
+    assert paths.shape == (3, 4, 1, 8, 8)
+    torch.testing.assert_close(paths[:, 0], built.sample(3, seed=5), atol=1e-4, rtol=0)
+    classes = None if built.num_classes is None else torch.tensor([5, 6, 7])
+    torch.testing.assert_close(paths[:, -1], built.sample(3, classes, seed=8), atol=1e-4, rtol=0)
+    torch.testing.assert_close(built.interpolate(3, num_steps=4, seed=5, batch_size=5), paths, atol=1e-4, rtol=0)
+
+
+def test_a_round_walk_ends_a_step_before_its_beginning(composed: Compose) -> None:
+    gan = model(composed, "gan")
+    walk = gan.interpolate(2, num_steps=5, num_waypoints=3, is_loop=True)
+    assert walk.shape == (2, 12, 1, 8, 8)
+    torch.testing.assert_close(walk[:, 4], gan.sample(2, seed=2), atol=1e-4, rtol=0)
+    torch.testing.assert_close(walk[:, 8], gan.sample(2, seed=4), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("options", [{"num_steps": 1}, {"num_waypoints": 1}])
+def test_a_path_has_two_ends(composed: Compose, options: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="2 steps and waypoints"):
+        model(composed, "gan").interpolate(2, **options)
+
+
+def test_a_model_without_latents_does_not_interpolate(composed: Compose) -> None:
+    with pytest.raises(ValueError, match="no latents"):
+        model(composed, "pixelcnn", "model.network.width=8").interpolate(2)
+
+
+def test_truncated_latents_vary_less(composed: Compose) -> None:
+    gan = model(composed, "biggan")
+    spreads = [float(gan.sample(50, torch.zeros(50, dtype=torch.long), **o).std(0).mean()) for o in OPTIONS]
+    assert spreads == sorted(spreads)
+    with pytest.raises(ValueError, match="truncation"):
+        gan.sample(2, truncation=-1.0)
+
+
+OPTIONS: list[dict[str, float]] = [{"truncation": 0.1}, {"truncation": 0.5}, {}]
+
+
+def test_statistics_are_measured_on_latents_truncated_alike(composed: Compose) -> None:
+    gan = model(composed, "dcgan", "model.network.width=8")
+    images = gan.sample(200, seed=10**6, truncation=0.5)
+    layer = next(layer for layer in gan.ema.modules() if isinstance(layer, torch.nn.BatchNorm2d))
+    inputs: list[torch.Tensor] = []
+    layer.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    outputs: list[torch.Tensor] = []
+    layer.register_forward_hook(lambda _, args, out: outputs.append(out))
+    torch.testing.assert_close(gan.sample(200, seed=10**6, truncation=0.5), images)
+    assert float(outputs[-1].std()) == pytest.approx(1.0, abs=0.1)  # normalised, though its inputs vary little
+
+
+def growing(composed: Compose, *overrides: str) -> GAN:
+    return model(composed, "progan", "model.network.width=4", "model.discriminator.width=4", *overrides)  # type: ignore[return-value]
+
+
+def test_a_growing_gan_trains_small_pictures_first(composed: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    gan = growing(composed)
+    shapes: list[tuple[int, ...]] = []
+    gan.discriminator.register_forward_pre_hook(lambda _, args: shapes.append(tuple(args[0].shape[2:])))
+    for progress, size, level in [(0.0, 2, 0.0), (0.2, 4, 0.6), (0.3, 4, 1.0), (0.45, 8, 1.6), (0.9, 8, 2.0)]:
+        shapes.clear()
+        gan.progress = progress
+        steps_of(gan, 1, monkeypatch)
+        assert set(shapes) == {(size, size)}
+        assert gan.network.level == gan.ema.module.level == gan.discriminator.level == pytest.approx(level)
+        assert gan.sample(3).shape == (3, 1, 8, 8)
+        assert gan.losses(torch.zeros(4, 1, 8, 8), torch.arange(4))["loss"].isfinite()
+
+
+def test_growth_needs_networks_that_grow(composed: Compose) -> None:
+    with pytest.raises(UserError, match="growth needs networks"):
+        model(composed, "dcgan", "+model.growth._target_=imagegen.objectives.growth.Growth")
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "words"),
+    [
+        ("wgan", ["model.weight_clip=null"], "needs a penalty, weight_clip or discriminator.spectral"),
+        ("dcgan", ["model.weight_clip=0.01"], "weight_clip is for the Wasserstein objective"),
+        ("dcgan", ["+model.penalty._target_=imagegen.objectives.penalties.R1"], "mixes the images"),
+        ("biggan", ["model.latent_dim=2"], "skip_latent splits"),
+        ("sngan", ["model.image_shape=[1,9,9]", "data.image_shape=[1,9,9]"], "9x9"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(composed: Compose, name: str, overrides: list[str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        model(composed, name, *overrides)
+
+
+def test_both_kinds_of_images_are_augmented(composed: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    gan = model(composed, "gan", "+model.augmentation._target_=imagegen.networks.augmentation.DiffAugment")
+    gan.augmentation.target = torch.tensor(0.0)
+    gan.augmentation.probability.fill_(0.5)
+    seen: list[int] = []
+    gan.augmentation.register_forward_hook(lambda _, args, out: seen.append(len(out)))
+    steps_of(gan, 2, monkeypatch)
+    assert seen == [4] * 6  # real, fake; fake for the generator
+    assert float(gan.augmentation.probability) != 0.5
+
+
+def test_an_augmented_gan_is_conditional_as_well(composed: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    gan = model(
+        composed,
+        "r3gan",
+        "model.network.width=8",
+        "model.discriminator.width=8",
+        "+model.augmentation._target_=imagegen.networks.augmentation.DiffAugment",
+    )
+    assert steps_of(gan, 2, monkeypatch) == ["dg", "dg"]

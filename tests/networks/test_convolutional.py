@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from imagegen.networks.convolutional import ConvolutionalDiscriminator, ConvolutionalGenerator, sizes
-from imagegen.networks.residual import ResidualDiscriminator, ResidualGenerator
+from imagegen.networks.residual import ResidualDiscriminator, ResidualGenerator, SelfAttention
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]
 every_shape = pytest.mark.parametrize("image_shape", SHAPES, ids=str)
@@ -107,3 +108,45 @@ def test_without_normalisation_the_blocks_begin_as_identities() -> None:
     network = ResidualGenerator((1, 8, 8), 6, width=8, normalization="none")
     x = torch.randn(2, 8, 2, 2)
     assert network.blocks[0](x, None).equal(x)
+
+
+@every_shape
+@every_count
+def test_the_networks_of_biggan(num_classes: int | None, image_shape: Shape) -> None:
+    generator = ResidualGenerator(
+        image_shape, 10, num_classes, 8, "batch", spectral=True, attention=True, skip_latent=True
+    )
+    discriminator = ResidualDiscriminator(image_shape, num_classes, 8, attention=True)
+    generator.attention.gain.data.fill_(0.5)
+    discriminator.attention.gain.data.fill_(0.5)
+    images = generator(torch.randn(4, 10), labels(num_classes))
+    assert images.shape == (4, *image_shape)
+    discriminator(images, labels(num_classes)).square().sum().backward()
+    for network in (generator, discriminator):
+        for name, parameter in network.named_parameters():
+            assert parameter.grad is not None, name
+
+
+def test_each_block_sees_its_own_part_of_the_latent() -> None:
+    network = ResidualGenerator((1, 28, 28), 10, None, 8, "layer", skip_latent=True)
+    assert network.parts == [4, 3, 3]
+    for block in network.blocks:
+        nn.init.normal_(block.modulate.weight)
+    latents = torch.randn(1, 10, requires_grad=True)
+    network(latents).sum().backward()
+    assert latents.grad.abs().min() > 0
+    seen: list[Tensor] = []
+    network.blocks[1].register_forward_pre_hook(lambda _, args: seen.append(args[1]))
+    network(latents)
+    assert seen[0].equal(latents[:, 7:])
+
+
+def test_attention_is_a_weighted_mean_of_all_pixels() -> None:
+    layer = SelfAttention(16, spectral=False)
+    x = torch.randn(2, 16, 3, 5)
+    assert layer(x).equal(x)  # its share begins at zero
+    layer.gain.data.fill_(1.0)
+    query, key, value = (f(x).flatten(2).transpose(1, 2) for f in (layer.query, layer.key, layer.value))
+    mixed = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+    expected = x + layer.output(mixed.transpose(1, 2).unflatten(2, (3, 5)))
+    torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-4)

@@ -43,6 +43,8 @@ def test_the_wasserstein_loss_is_the_negative_difference() -> None:
     real_logits, fake_logits = torch.randn(16), torch.randn(16)
     expected = fake_logits.mean() - real_logits.mean()
     torch.testing.assert_close(Wasserstein().discriminator_loss(real_logits, fake_logits), expected)
+    drifting = Wasserstein(drift=0.5).discriminator_loss(real_logits, fake_logits)
+    torch.testing.assert_close(drifting, expected + 0.5 * real_logits.square().mean())
 
 
 def test_the_critic_estimates_the_distance_of_two_gaussians() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from imagegen.objectives.penalties import R1, R1R2, Dragan, GradientPenalty, squared_gradient_norms
+from imagegen.objectives.penalties import R1, R1R2, Dragan, GradientPenalty, Orthogonal, squared_gradient_norms
 
 ALL = [GradientPenalty(), R1(), R1R2(), Dragan()]
 every_penalty = pytest.mark.parametrize("penalty", ALL, ids=lambda penalty: type(penalty).__name__)
@@ -79,3 +79,20 @@ def test_a_critic_that_does_not_move_has_a_finite_gradient() -> None:
     GradientPenalty()(lambda images: images.flatten(1) @ weight, IMAGES, FAKES).backward()
     assert weight.grad is not None
     assert weight.grad.isfinite().all()
+
+
+def test_orthogonal_rows_cost_nothing_and_parallel_ones_do() -> None:
+    network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Conv2d(1, 2, 2), nn.Embedding(5, 4))
+    with torch.no_grad():
+        network[0].weight.copy_(3 * torch.eye(4)[:3])
+        network[2].weight.copy_(torch.tensor([[1.0, 0, 0, 0], [0, 2.0, 0, 0]]).view(2, 1, 2, 2))
+    assert Orthogonal(weight=2.0)(network).item() == 0
+    with torch.no_grad():
+        network[2].weight.copy_(torch.tensor([[1.0, 0, 0, 0], [2.0, 0, 0, 0]]).view(2, 1, 2, 2))
+    assert Orthogonal(weight=2.0)(network).item() == pytest.approx(2 * (2**2 + 2**2))
+
+
+def test_the_orthogonal_penalty_reaches_weights_under_spectral_normalisation() -> None:
+    layer = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 3))
+    Orthogonal()(nn.Sequential(layer)).backward()
+    assert layer.parametrizations.weight.original.grad.any()

@@ -19,10 +19,10 @@ from imagegen.pictures import save_png, with_neighbours
 class GenerationMetrics(Callback):
     """Log scores of samples of the averaged weights against the split of that name: `val/fid`, `test/fid` and so on.
 
-    Validation computes FID and Inception Score; the test computes everything, writes the samples that come closest to
-    the training images beside their neighbours to `<dirpath>/neighbours.png`, and, with `classification_accuracy`,
-    trains a classifier on the samples. The feature network lives here and not on the model, so it enters neither its
-    checkpoints nor its gradients.
+    Validation computes FID, Inception Score, class shares and diversity; the test computes everything, writes the
+    samples that come closest to the training images beside their neighbours to `<dirpath>/neighbours.png`, and, with
+    `classification_accuracy`, trains a classifier on the samples. The feature network lives here and not on the model,
+    so it enters neither its checkpoints nor its gradients.
     """
 
     def __init__(

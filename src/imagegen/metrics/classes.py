@@ -60,3 +60,15 @@ class ClassCoverage(Metric):
 
 def _total_variation(shares: Tensor, others: Tensor) -> Tensor:
     return 0.5 * (shares - others).abs().sum()
+
+
+def class_spread(features: Tensor, logits: Tensor) -> float:
+    """Root of the mean squared distance of features (N, D) from the mean of their class, as the logits (N, K) find it.
+
+    Divided by that of real images it says whether a generator varies within classes: 0 is one picture per class.
+    """
+    found = logits.argmax(1)
+    num_classes = logits.shape[1]
+    counts = torch.bincount(found, minlength=num_classes).clamp(min=1)
+    sums = torch.zeros(num_classes, features.shape[1], device=features.device).index_add_(0, found, features.float())
+    return float((features.float() - (sums / counts[:, None])[found]).square().sum(1).mean().sqrt())

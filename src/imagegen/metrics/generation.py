@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,9 +14,15 @@ from torchmetrics.image.inception import InceptionScore
 
 from imagegen.data.module import to_uint8
 from imagegen.metrics.accuracy import classification_accuracy
-from imagegen.metrics.classes import ClassCoverage
+from imagegen.metrics.classes import ClassCoverage, class_spread
 from imagegen.metrics.features import extract
-from imagegen.metrics.frechet import FrechetDistance, Identity, frechet_standard_error
+from imagegen.metrics.frechet import (
+    FrechetDistance,
+    Identity,
+    frechet_standard_error,
+    jackknife_error,
+    jackknife_groups,
+)
 from imagegen.metrics.kernel import KernelDistance
 from imagegen.metrics.manifold import PrecisionRecall
 from imagegen.metrics.memorization import Memorization
@@ -30,7 +37,7 @@ class SampleError(ValueError):
 
 
 class GenerationScores:
-    """FID and Inception Score by torchmetrics and, if `is_full`, everything else that this package measures.
+    """FID, Inception Score, classes and diversity and, if `is_full`, everything else that this package measures.
 
     `has_accuracy` adds the classification accuracy score, which trains a classifier on the samples. Each score `x` that
     has one comes with its standard error `x_se`.
@@ -65,12 +72,24 @@ class GenerationScores:
         check_samples(images, tuple(self.reference.images.shape[1:]))
         features, logits = extract(self.network, images)
         values = self._frechet(features) | self._inception_score(logits)
+        values |= self._classes(logits, labels) | self._diversity(features, logits)
         if self.is_full:
-            values |= self._kernel(features) | self._precision_recall(features)
-            values |= self._classes(logits, labels) | self._memorization(images, features)
+            values |= self._kernel(features) | self._precision_recall(features) | self._memorization(images, features)
         if self.has_accuracy and labels is not None:
             values |= self._accuracy(images, labels)
         return values
+
+    @cached_property
+    def _real_spread(self) -> float:
+        return class_spread(self.reference.features(), self.reference.logits())
+
+    def _diversity(self, features: Tensor, logits: Tensor) -> dict[str, float]:
+        groups = jackknife_groups(len(features))
+        left_out = [class_spread(features[rows], logits[rows]) / self._real_spread for rows in groups]
+        return {
+            "diversity": class_spread(features, logits) / self._real_spread,
+            "diversity_se": jackknife_error(left_out),
+        }
 
     def _frechet(self, features: Tensor) -> dict[str, float]:
         mean, factor = self.reference.moments()

@@ -136,10 +136,12 @@ class Head(nn.Module):
 
 
 def unchanged(layer: nn.Module) -> nn.Module:
+    """The layer itself, where another kind of network wraps it."""
     return layer
 
 
 def given(labels: Tensor | None) -> Tensor:
+    """The labels (N,) of a conditional network. Raises ValueError if there are none."""
     if labels is None:
         raise ValueError("this network is conditional and needs labels")
     return labels

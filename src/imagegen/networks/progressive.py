@@ -1,8 +1,8 @@
 """Networks that grow with their pictures: Karras et al. 2018 (arXiv:1710.10196).
 
-Their `level` says how far: at 0 they draw and judge pictures of the smallest size, at 1 pictures of twice that size, and
-so on; at 0.3 the pictures have the size of level 1, and its layers count for 0.3 beside the enlarged pictures of level
-0. A GAN sets the level of its networks as training goes on.
+Their `level` says how far: at 0 they draw and judge pictures of the smallest size, at 1 pictures of twice that size,
+and so on; at 0.3 the pictures have the size of level 1, and its layers count for 0.3 beside the enlarged pictures of
+level 0. A GAN sets the level of its networks as training goes on.
 """
 
 from __future__ import annotations

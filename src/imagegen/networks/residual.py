@@ -1,4 +1,4 @@
-"""Residual generators and discriminators for pictures of any small size: SNGAN's, and with options SAGAN's and BigGAN's.
+"""Residual generators and discriminators for pictures of any small size: SNGAN's, with options SAGAN's and BigGAN's.
 
 Both work at half the picture's size and less, on pixels folded 2x2 into channels, which saves three quarters of the
 work. Labels reach the generator by scaling and shifting its normalisations, the discriminator by projection (Miyato &

@@ -1,4 +1,4 @@
-"""What keeps adversarial training stable: penalties on gradients of the discriminator, and on the generator's weights."""
+"""What keeps adversarial training stable: penalties on the discriminator's gradients and the generator's weights."""
 
 from __future__ import annotations
 

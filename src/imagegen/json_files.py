@@ -1,0 +1,31 @@
+"""JSON files that a reader never finds half written."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a mapping; numbers that are not finite become null."""
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(json.dumps(_json(content), indent=2, allow_nan=False) + "\n")
+    temporary.replace(path)
+
+
+def update_json(path: Path, **entries: Any) -> None:
+    """Set entries of a file and leave its others; one that is missing or damaged begins anew."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        content = {}
+    write_json(path, (content if isinstance(content, dict) else {}) | entries)
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _json(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
