@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import one_hot
 
-from imagegen.metrics.classes import ClassCoverage
+from imagegen.metrics.classes import ClassCoverage, class_spread
 
 
 def scores(real: list[int], fake: list[int], labels: list[int] | None = None) -> dict[str, float]:
