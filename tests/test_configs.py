@@ -74,6 +74,10 @@ def test_keys_are_the_parameters_of_the_target_in_their_order(composed: Compose,
         ("data.read._target_=pip.main", "data.read._target_"),
         ("data.batch_size=0", "data.batch_size"),
         ("run_dir=null data.name=???", "data.name"),
+        ("model=gan model.num_discriminator_steps=0", "model.num_discriminator_steps"),
+        ("model=cgan data.num_classes=null", "data.num_classes"),
+        ("model=gan model.objective._target_=imagegen.objectives.adversarial.Hinje", "Hinje"),
+        ("model=gan model.penalty._target_=imagegen.objectives.penalties.R3", "R3"),
     ],
 )
 def test_a_bad_value_is_refused_in_one_line_that_names_the_key(composed: Compose, override: str, key: str) -> None:

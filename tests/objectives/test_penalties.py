@@ -96,3 +96,10 @@ def test_the_orthogonal_penalty_reaches_weights_under_spectral_normalisation() -
     layer = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 3))
     Orthogonal()(nn.Sequential(layer)).backward()
     assert layer.parametrizations.weight.original.grad.any()
+
+
+def test_of_a_tall_matrix_the_columns_are_compared() -> None:
+    layer = nn.Linear(2, 50)
+    with torch.no_grad():
+        layer.weight.copy_(torch.eye(50)[:, :2])
+    assert Orthogonal()(nn.Sequential(layer)).item() == 0

@@ -85,7 +85,7 @@ def widths(width: int, num_levels: int) -> list[int]:
 
 
 class ProgressiveGenerator(Progressive):
-    """Latents (N, latent_dim) and labels (N,) to images (N, C, h, w) of the size of the level, in (-1, 1).
+    """Latents (N, latent_dim) and labels (N,) to images (N, C, h, w) of the size of the level, not bounded to (-1, 1).
 
     Each level doubles the size and adds two convolutions; vectors over the channels are normalised at each pixel.
     """
@@ -119,13 +119,12 @@ class ProgressiveGenerator(Progressive):
         for block in self.blocks[:whole]:
             x = self._grow(x, block)
         if not share:
-            return torch.tanh(self.to_image[whole](x))
-        images = torch.lerp(
+            return self.to_image[whole](x)  # type: ignore[no-any-return]
+        return torch.lerp(
             F.interpolate(self.to_image[whole](x), scale_factor=2.0, mode="nearest").float(),
             self.to_image[whole + 1](self._grow(x, self.blocks[whole])).float(),
             share,
         )
-        return torch.tanh(images)
 
     def _grow(self, x: Tensor, block: nn.Module) -> Tensor:
         x = F.interpolate(x, scale_factor=2.0, mode="nearest")

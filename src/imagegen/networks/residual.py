@@ -24,7 +24,8 @@ class ResidualGenerator(nn.Module):
     With labels, each normalisation is scaled and shifted by an embedding of the label and the latent (de Vries et al.
     2017; Brock et al. 2018). With `skip_latent` each block sees a part of the latent of its own beside the label, and
     the first layer only the first part (Brock et al. 2018, app. B). Without normalisation, the blocks begin as
-    identities (Zhang et al. 2019, Fixup). `attention` stands where the picture has a quarter of its size.
+    identities (Zhang et al. 2019, Fixup), and a `squash` by tanh can stick at the colour of a background: then better
+    not. `attention` stands where the picture has a quarter of its size.
     """
 
     def __init__(
@@ -37,11 +38,13 @@ class ResidualGenerator(nn.Module):
         spectral: bool = False,
         attention: bool = False,
         skip_latent: bool = False,
+        squash: bool = True,
     ) -> None:
         super().__init__()
         steps = sizes(image_shape)
         maybe_spectral = spectral_norm if spectral else unchanged
         self.smallest = steps[0]
+        self.squash = squash
         num_blocks = len(steps) - 1
         part = latent_dim // (num_blocks + 1)
         if skip_latent and part == 0:
@@ -68,7 +71,8 @@ class ResidualGenerator(nn.Module):
             if self.attention is not None and i == len(self.blocks) - 1:
                 x = self.attention(x)
             x = block(x, embedding)
-        return torch.tanh(F.pixel_shuffle(self.head(F.relu(self.norm(x))), 2))
+        images = F.pixel_shuffle(self.head(F.relu(self.norm(x))), 2)
+        return torch.tanh(images) if self.squash else images
 
     def _embed(self, latents: Tensor, labels: Tensor | None) -> tuple[Tensor, Sequence[Tensor | None]]:
         """What enters the first layer, and what modulates each block."""

@@ -89,7 +89,8 @@ class Dragan:
 class Orthogonal:
     """Rows of each weight matrix that are alike cost, their lengths do not (Brock et al. 2018, eq. 3).
 
-    With it truncated latents are drawn well. The embedding of labels is left out, as there.
+    With it truncated latents are drawn well. The embedding of labels is left out, as there. Of a matrix with more rows
+    than columns, whose rows cannot all be orthogonal, the columns are compared: a far smaller product.
     """
 
     weight: float = 1e-4
@@ -103,6 +104,6 @@ class Orthogonal:
                 if isinstance(layer, layers):
                     is_spectral = hasattr(layer, "parametrizations")
                     rows = (layer.parametrizations.weight.original if is_spectral else layer.weight).flatten(1)
-                    gram = rows @ rows.T
+                    gram = rows @ rows.T if len(rows) <= rows.shape[1] else rows.T @ rows
                     total = total + (gram.square().sum() - gram.diagonal().square().sum())
         return self.weight * total
