@@ -128,6 +128,16 @@ def test_each_job_without_a_key_is_an_offline_run_of_its_own(
     assert len(printed.out.splitlines()) == 2
 
 
+def test_the_words_of_the_doctor_reach_the_run(tmp_path: Path) -> None:
+    logger = WandbLogger("imagegen", str(tmp_path / "run"), "offline")
+    logger.log_warnings(["first ailment"])
+    logger.log_warnings(["first ailment", "second ailment"])
+    assert list(logger.experiment.summary["warnings"]) == ["first ailment", "second ailment"]
+    logger.finish({})
+    [record] = offline_runs(tmp_path / "run")[0].glob("*.wandb")
+    assert b"second ailment" in record.read_bytes()
+
+
 def test_a_disabled_logger_writes_nothing(tmp_path: Path) -> None:
     logger = WandbLogger("imagegen", str(tmp_path / "run"), "disabled")
     logger.log_config({"seed": 0})

@@ -29,8 +29,10 @@ SMALL = {
     "cgan": ["model.network.hidden=[32]", "model.discriminator.hidden=[32]"],
     **{
         name: ["model.network.width=8", "model.discriminator.width=8"]
-        for name in ("dcgan", "lsgan", "wgan", "wgan_gp", "sngan", "r3gan", "sagan", "biggan", "progan")
+        for name in ("dcgan", "lsgan", "wgan", "wgan_gp", "sngan", "r3gan", "sagan", "biggan")
     },
+    # a growth that is in the middle of a fade-in when half of the budget is used
+    "progan": ["model.network.width=8", "model.discriminator.width=8", "model.growth.share=0.6"],
     "vae": ["model.network.hidden=[32]"],
     "pixelcnn": ["model.network.width=16", "model.network.num_blocks=1"],
 }

@@ -37,3 +37,4 @@ def test_reaches_its_band(script: Script, tmp_path: Path, model: str) -> None:
     scores = json.loads((tmp_path / "here" / "scores.json").read_text())
     assert scores["test/fid"] < band
     assert scores["test/inception_score"] > 5
+    assert scores.get("test/label_accuracy", 1.0) > 0.7, "conditional models draw the class they are asked for"
