@@ -30,7 +30,7 @@ class TrainingDoctor(Callback):
     MAX_RISE = 20.0
     MAX_PENALTY = 100.0  # weighted, as it enters the loss
     MIN_KL = 0.1  # nats per image
-    MIN_DIVERSITY = 0.4  # spread within classes over that of real images
+    MIN_DIVERSITY = 0.6  # spread within classes over that of real images
     MATURE = 0.3  # share of the budget from which a game and its variety are judged
     OVERFITTING = 1.05  # validation likelihood in bits per dimension, over its best
 
