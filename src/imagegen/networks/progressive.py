@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imagegen.networks.convolutional import given, sizes
+from imagegen.networks.mlp import with_labels
 
 FULL_GAIN, LAST_GAIN = math.sqrt(2), 1.0  # of He et al. 2015 before a rectifier, and of a layer without one
 
@@ -99,10 +100,10 @@ class ProgressiveGenerator(Progressive):
         super().__init__(image_shape)
         channels = widths(width, self.num_levels)
         height, breadth = self.sizes[0]
-        self.embed_label = nn.Embedding(num_classes, latent_dim) if num_classes is not None else None
-        inputs = latent_dim if num_classes is None else 2 * latent_dim
+        self.num_classes = num_classes
+        # The one-hot label is short beside the latent: as long as it, it made training forget the latent.
         # As the paper's first layer, a gain of sqrt(2)/4: latents of length sqrt(D) enter a wide layer.
-        self.project = EqualizedLinear(inputs, channels[0] * height * breadth, FULL_GAIN / 4)
+        self.project = EqualizedLinear(latent_dim + (num_classes or 0), channels[0] * height * breadth, FULL_GAIN / 4)
         self.first = EqualizedConv2d(channels[0], channels[0], 3)
         self.blocks = nn.ModuleList(
             nn.ModuleList([EqualizedConv2d(before, after, 3), EqualizedConv2d(after, after, 3)])
@@ -112,10 +113,7 @@ class ProgressiveGenerator(Progressive):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        inputs = pixel_norm(latents)
-        if self.embed_label is not None:  # normalised as the latents, or it would drown in them
-            inputs = torch.cat([inputs, pixel_norm(self.embed_label(given(labels)))], 1)
-        x = self.project(inputs)
+        x = self.project(with_labels(pixel_norm(latents), labels, self.num_classes))
         x = x.view(len(latents), -1, *self.sizes[0]).contiguous(memory_format=torch.channels_last)
         x = self._activate(self.first(self._activate(x)))
         whole, share = math.floor(self.level), self.level % 1
