@@ -52,8 +52,6 @@ class ResidualGenerator(nn.Module):
         self.parts = [latent_dim - num_blocks * part] + [part] * num_blocks if skip_latent else None
         embedding = (width if num_classes else 0) + part if skip_latent else width if num_classes else None
         self.embed_label = nn.Embedding(num_classes, width) if num_classes is not None else None
-        if self.embed_label is not None and skip_latent:  # as strong as the latent, it would make it superfluous
-            nn.init.normal_(self.embed_label.weight, std=0.02)
         self.embed_latent = None if skip_latent or num_classes is None else nn.Linear(latent_dim, width)
         first = latent_dim if self.parts is None else self.parts[0]
         self.project = maybe_spectral(nn.Linear(first, width * steps[0][0] * steps[0][1]))
