@@ -20,7 +20,7 @@ GENERATOR = {
 MODEL = {
     "_target_": "imagegen.models.VAE",
     "network": {
-        "_target_": "imagegen.networks.mlp.MLPAutoencoder",
+        "_target_": "imagegen.networks.autoencoder.MLPAutoencoder",
         "image_shape": "${model.image_shape}",
         "latent_dim": "${model.latent_dim}",
         "hidden": [16],
@@ -28,7 +28,11 @@ MODEL = {
     "image_shape": [1, 8, 8],
     "latent_dim": 4,
     "likelihood": {"_target_": "imagegen.objectives.likelihoods.DiscretizedLogistic"},
+    "num_classes": None,
     "beta": 1.0,
+    "free_bits": 0.0,
+    "input_noise": 0.0,
+    "num_train_samples": 1,
     "lr": 1e-3,
     "optimizer": {"_target_": "torch.optim.AdamW", "_partial_": True, "betas": [0.9, 0.99]},
     "lr_schedule": {"_target_": "imagegen.objectives.lr_schedules.cosine", "_partial_": True, "warmup": 0.1},
@@ -258,7 +262,8 @@ def test_build_takes_objects_that_a_config_cannot_hold() -> None:
 
 
 def test_build_passes_plain_lists() -> None:
-    model = build(OmegaConf.create(MODEL | {"network": GENERATOR}), "model")
+    network = MODEL["network"] | {"image_shape": [1, 8, 8], "latent_dim": 4}  # type: ignore[operator]
+    model = build(OmegaConf.create(MODEL | {"network": network}), "model")
     assert type(model.image_shape) is tuple
     assert type(model.optimizer.keywords["betas"]) is list
 

@@ -106,7 +106,7 @@ def test_a_gradient_that_explodes(composed: Compose) -> None:
 
 def test_a_penalty_that_blows_up(composed: Compose) -> None:
     small = ["model.network.width=8", "model.discriminator.width=8", "run_dir=unused", "data.batch_size=32"]
-    words = examine(composed("model=wgan_gp", *small, "model.discriminator_lr=0.1"))
+    words = examine(composed("model=wgan_gp", *small, "model.discriminator_lr=1.0"))
     assert any("penalty is" in text for text in words)
 
 
@@ -126,6 +126,17 @@ def test_a_loss_that_is_no_number(composed: Compose, tmp_path: Path) -> None:
 def test_a_posterior_that_collapses(composed: Compose) -> None:
     words = examine(composed(*VAE_, "model.beta=100.0"), num_images=6400)
     assert any("posterior collapse" in text for text in words)
+
+
+def test_a_codebook_that_collapses(composed: Compose) -> None:
+    doctor = TrainingDoctor()
+    module = SimpleNamespace(images_seen=1000, progress=0.5, num_codes=256, train_means={})
+    trainer: Any = SimpleNamespace(is_global_zero=True, loggers=[])
+    for perplexity in (40.0, 9.0, 8.0, 7.0, 6.0, 5.0):
+        module.train_means = {"train/perplexity": perplexity}
+        doctor.on_train_batch_end(trainer, module, None, None, 0)
+    [words] = doctor.warnings
+    assert "of 256 codes only about 9.0 are in use" in words
 
 
 def test_a_model_that_learns_by_heart(composed: Compose) -> None:
@@ -151,7 +162,7 @@ def test_each_ailment_is_told_once_and_to_every_logger_that_listens(composed: Co
     assert "2 classes are missing" in heard[0][0]
 
 
-@pytest.mark.parametrize("name", ["gan", "vae", "diffusion", "sngan", "r3gan", "pixelcnn"])
+@pytest.mark.parametrize("name", ["gan", "vae", "diffusion", "dcgan", "r3gan", "pixelcnn"])
 def test_a_healthy_start_is_left_alone(composed: Compose, name: str) -> None:
     sizes = {"gan": GAN[3:], "vae": [], "pixelcnn": ["model.network.width=16"]}
     width = ["model.network.width=16"] + (["model.discriminator.width=16"] if "gan" in name else [])

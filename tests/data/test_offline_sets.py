@@ -111,3 +111,17 @@ def test_shape_stands_out_and_is_whole(drawn: dict[str, tuple[Tensor, Tensor]]) 
         assert float(found.min()) > 0.7 * 7**2 * AREAS[name]
         assert float(found.max()) < 1.4 * 13**2 * AREAS[name]
         assert float(found.mean()) == pytest.approx(AREAS[name] * (13**3 - 7**3) / 18, rel=0.2)
+
+
+def test_attributes_are_those_of_the_images_that_were_drawn() -> None:
+    splits = shapes.read(None, num_train=64, num_val=64, num_test=200)
+    drawn = shapes.attributes(200, "test")
+    images, labels = splits["test"]
+    assert drawn["shape"].equal(labels)
+    assert set(drawn) == {"shape", "size", "x", "y", "angle", "hue", "background"}
+    # The shape differs most from the corner's colour: where it is says its position.
+    weight = (images.float() - images[:, :, :1, :1].float()).abs().sum(1)
+    columns = torch.arange(32.0)
+    middle = (weight.sum(1) * columns).sum(1) / weight.sum((1, 2))
+    assert float(torch.corrcoef(torch.stack([middle, drawn["x"]]))[0, 1]) > 0.5
+    assert not shapes.attributes(64, "val")["hue"].equal(shapes.attributes(64, "train")["hue"])

@@ -10,7 +10,7 @@ import torch
 from omegaconf import DictConfig
 
 from imagegen.config import UserError, build
-from imagegen.models import GAN, VAE, Diffusion
+from imagegen.models import GAN, VAE, VQVAE, Diffusion
 from imagegen.objectives.likelihoods import bits_per_dim
 
 Compose = Callable[..., DictConfig]
@@ -274,7 +274,7 @@ def growing(composed: Compose, *overrides: str) -> GAN:
 
 
 def test_a_growing_gan_trains_small_pictures_first(composed: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
-    gan = growing(composed)
+    gan = growing(composed, "model.growth.share=0.5")
     shapes: list[tuple[int, ...]] = []
     gan.discriminator.register_forward_pre_hook(lambda _, args: shapes.append(tuple(args[0].shape[2:])))
     for progress, size, level in [(0.0, 2, 0.0), (0.2, 4, 0.6), (0.3, 4, 1.0), (0.45, 8, 1.6), (0.9, 8, 2.0)]:
@@ -327,3 +327,142 @@ def test_an_augmented_gan_is_conditional_as_well(composed: Compose, monkeypatch:
         "+model.augmentation._target_=imagegen.networks.augmentation.DiffAugment",
     )
     assert steps_of(gan, 2, monkeypatch) == ["dg", "dg"]
+
+
+@pytest.mark.parametrize("name", ["vae", "conv_vae", "hvae", "cvae"])
+def test_the_bound_lies_below_the_importance_weighted_one(composed: Compose, name: str) -> None:
+    vae = model(composed, name, *(["model.network.width=8"] if name in ("conv_vae", "hvae") else []))
+    for parameter in vae.ema.module.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    images, labels = torch.randint(256, (16, 1, 8, 8)) / 127.5 - 1, torch.arange(16) % 10
+    bounds = []
+    for count in (1, 10, 100):
+        vae.num_importance_samples = count
+        bounds.append(float(torch.stack([vae.log_likelihood(images, labels) for _ in range(10)]).mean()))
+    assert bounds[0] <= bounds[1] + 0.05
+    assert bounds[1] <= bounds[2] + 0.05
+
+
+def test_free_bits_cost_nothing(composed: Compose) -> None:
+    vae = model(composed, "vae", "model.free_bits=1000.0")
+    terms = vae.losses(torch.rand(4, 1, 8, 8) * 2 - 1, torch.zeros(4, dtype=torch.long))
+    expected = bits_per_dim(terms["reconstruction"] + 16 * 1000, (1, 8, 8))
+    torch.testing.assert_close(terms["loss"], expected)
+
+
+def test_noise_is_for_the_encoder_alone(composed: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    vae = model(composed, "denoising_vae")
+    images = torch.rand(64, 1, 8, 8) * 2 - 1
+    seen: list[torch.Tensor] = []
+    infer = vae.network.infer
+    monkeypatch.setattr(vae.network, "infer", lambda x, *rest: (seen.append(x), infer(x, *rest))[1])
+    targets: list[torch.Tensor] = []
+    likelihood = vae.likelihood
+    vae.likelihood = type("L", (), {"log_prob": lambda _, x, *p: (targets.append(x), likelihood.log_prob(x, *p))[1]})()
+    vae.losses(images, torch.zeros(64, dtype=torch.long))
+    assert targets[0] is images
+    assert float((seen[0] - images).std()) == pytest.approx(0.5, abs=0.02)
+    vae.log_likelihood(images)
+    assert targets[1] is images
+
+
+def test_units_that_say_nothing_are_found(composed: Compose) -> None:
+    vae = model(composed, "vae", "model.latent_dim=4")
+    images = torch.rand(200, 1, 8, 8) * 2 - 1
+    last = vae.ema.module.encoder[-1]
+    with torch.no_grad():  # the third latent is a standard normal number, whatever the image
+        last.weight[[2, 6]] = 0
+        last.bias[[2, 6]] = 0
+    report = vae.unit_report(images)
+    assert report["kl"][2] == 0
+    assert report["variance"][2] == 0
+    rows = vae.traverse(4, 5, images=images)
+    assert rows.shape == (4, 5, 1, 8, 8)
+    torch.testing.assert_close(rows[0, 2], rows[1, 2], atol=1.0, rtol=0)
+
+
+def test_a_traversal_moves_one_latent(composed: Compose) -> None:
+    vae = model(composed, "vae", "model.latent_dim=3")
+    seen: list[torch.Tensor] = []
+    vae.ema.module.decoder.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    vae.traverse(3, 5, seed=4)
+    latents, fixed = seen[0].view(3, 5, 3), vae.noise(range(4, 5), (3,))[0]
+    for unit in range(3):
+        torch.testing.assert_close(latents[unit, :, unit], torch.linspace(-2.5, 2.5, 5))
+        others = [i for i in range(3) if i != unit]
+        assert latents[unit][:, others].equal(fixed[others].expand(5, 2))
+
+
+def test_reconstruction_of_a_conditional_vae_needs_labels(composed: Compose) -> None:
+    vae = model(composed, "cvae")
+    images = torch.rand(3, 1, 8, 8) * 2 - 1
+    assert vae.reconstruct(images, torch.arange(3)).shape == images.shape
+    with pytest.raises(ValueError, match="labels of the images"):
+        vae.reconstruct(images)
+
+
+def vq_vae(composed: Compose, *overrides: str) -> VQVAE:
+    sizes = ["model.network.width=8", "model.prior_network.width=16", "model.prior_network.num_blocks=1"]
+    return model(composed, "vq_vae", *sizes, *overrides)  # type: ignore[return-value]
+
+
+def test_the_stages_of_a_vq_vae(composed: Compose) -> None:
+    built = vq_vae(composed, "model.autoencoder_share=0.4")
+    images, labels = torch.rand(6, 1, 8, 8) * 2 - 1, torch.arange(6)
+    for progress, expected, keys in [
+        (0.0, 0.0, {"loss", "reconstruction", "commitment", "perplexity"}),
+        (0.2, 0.5, {"loss", "reconstruction", "commitment", "perplexity"}),
+        (0.4, 0.0, {"loss"}),
+        (0.7, 0.5, {"loss"}),
+    ]:
+        built.progress = progress
+        assert built.schedule_progress == pytest.approx(expected)
+        built.zero_grad()
+        terms = built.losses(images, labels)
+        assert set(terms) == keys
+        terms["loss"].backward()
+        learns = [any(p.grad is not None for p in n.parameters()) for n in (built.network, built.prior.network)]
+        assert learns == [progress < 0.4, progress >= 0.4]
+
+
+def test_the_bound_of_a_vq_vae_is_that_of_one_code(composed: Compose) -> None:
+    built = vq_vae(composed)
+    images, labels = torch.randint(256, (3, 1, 8, 8)) / 127.5 - 1, torch.arange(3)
+    codes = built.encode(images)
+    assert codes.shape == (3, 2, 2)
+    expected = built.likelihood.log_prob(images, *built.ema.module.decode(codes))
+    logits = built.prior.ema.module(codes[:, None] / 127.5 - 1, labels)  # (N, 256, 1, 2, 2)
+    expected = expected + logits.log_softmax(1)[:, :, 0].gather(1, codes[:, None]).sum((1, 2, 3))
+    torch.testing.assert_close(built.log_likelihood(images, labels), expected)
+
+
+def test_samples_of_a_vq_vae_are_decoded_codes_of_its_prior(composed: Compose) -> None:
+    built = vq_vae(composed)
+    codes = ((built.prior.sample(4, seed=3)[:, 0] + 1) * 127.5).round().long()
+    torch.testing.assert_close(built.sample(4, seed=3), built.decode(codes).clamp(-1, 1))
+
+
+def test_perplexity_counts_the_codes_in_use(composed: Compose) -> None:
+    built = vq_vae(composed)
+    with torch.no_grad():
+        for code, vector in enumerate(built.network.quantizer.codebook):
+            vector.fill_(0.0 if code == 0 else 1e3 + code)  # nobody comes near the others
+        built.network.eval()
+    terms = built.losses(torch.rand(6, 1, 8, 8) * 2 - 1, torch.arange(6))
+    assert terms["perplexity"].item() == pytest.approx(1.0)
+
+
+def test_the_bound_of_a_gaussian_mixture_is_a_density_per_bin(composed: Compose) -> None:
+    gmm = model(composed, "gmm", "model.network.num_components=3", "model.network.num_features=5")
+    images = torch.randint(256, (4, 1, 8, 8)) / 127.5 - 1
+    torch.manual_seed(0)
+    found = gmm.log_likelihood(images)
+    torch.manual_seed(0)
+    noisy = images + (torch.rand_like(images) - 0.5) * 2 / 255
+    torch.testing.assert_close(found, gmm.ema.module.log_prob(noisy) + 64 * math.log(2 / 255))
+
+
+def test_em_needs_steps_that_end(composed: Compose) -> None:
+    for forgetting in (0.5, 1.5):
+        with pytest.raises(UserError, match="forgetting"):
+            model(composed, "gmm", f"model.forgetting={forgetting}")

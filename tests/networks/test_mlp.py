@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from imagegen.networks.mlp import MLPAutoencoder, MLPDiscriminator, MLPGenerator, mlp
+from imagegen.networks.mlp import MLPDiscriminator, MLPGenerator, mlp
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (2, 5, 7)]
 every_shape = pytest.mark.parametrize("image_shape", SHAPES)
@@ -49,42 +49,11 @@ def test_discriminator_maps_images_to_one_logit_each(image_shape: Shape) -> None
     assert_every_parameter_has_a_gradient(network)
 
 
-@every_shape
-def test_autoencoder_shapes_and_ranges(image_shape: Shape) -> None:
-    network = MLPAutoencoder(image_shape, latent_dim=3, hidden=[16, 12])
-    mean, log_var = network.encode(torch.randn(4, *image_shape))
-    assert mean.shape == log_var.shape == (4, 3)
-    location, log_scale = network.decode(mean + (0.5 * log_var).exp() * torch.randn(4, 3))
-    assert location.shape == (4, *image_shape)
-    assert location.abs().max() <= 1
-    (location.square().sum() * log_scale + log_var.sum()).backward()
-    assert_every_parameter_has_a_gradient(network)
-
-
-def test_decoder_mirrors_the_encoder() -> None:
-    network = MLPAutoencoder((1, 8, 8), latent_dim=3, hidden=[32, 16])
-    assert [layer.out_features for layer in network.encoder if isinstance(layer, nn.Linear)] == [32, 16, 6]
-    assert [layer.out_features for layer in network.decoder if isinstance(layer, nn.Linear)] == [16, 32, 64]
-
-
-def test_posterior_log_variance_is_kept_within_bounds() -> None:
-    network = MLPAutoencoder((1, 8, 8), latent_dim=3, hidden=[16])
-    for factor in (1e6, -1e6):
-        _, log_var = network.encode(torch.full((2, 1, 8, 8), factor))
-        assert log_var.min() >= -20
-        assert log_var.max() <= 10
-        assert log_var.exp().isfinite().all()
-
-
 def test_rows_of_a_batch_do_not_influence_each_other() -> None:
     images = torch.randn(3, 1, 8, 8)
-    autoencoder = MLPAutoencoder((1, 8, 8), latent_dim=3, hidden=[16])
     discriminator = MLPDiscriminator((1, 8, 8), hidden=[16])
     generator = MLPGenerator((1, 8, 8), latent_dim=64, hidden=[16])
     for function in (
-        lambda x: autoencoder.encode(x)[0],
-        lambda x: autoencoder.encode(x)[1],
-        lambda x: autoencoder.decode(x.flatten(1)[:, :3])[0],
         discriminator,
         lambda x: generator(x.flatten(1)),
     ):

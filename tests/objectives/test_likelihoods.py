@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
 from imagegen.objectives.likelihoods import (
     Bernoulli,
     DiscretizedLogistic,
+    LogisticMixture,
     bits_per_dim,
     categorical_log_prob,
-    kl_standard_normal,
     levels,
 )
 
@@ -97,27 +96,6 @@ def test_log_prob_adds_up_over_pixels_and_not_over_images() -> None:
         assert log_probs[i].item() == pytest.approx(total, rel=1e-9)
 
 
-def test_kl_equals_that_of_torch_distributions() -> None:
-    mean, log_var = torch.randn(5, 7, dtype=torch.float64) * 3, torch.randn(5, 7, dtype=torch.float64) * 2
-    posterior = Normal(mean, (0.5 * log_var).exp())
-    expected = kl_divergence(posterior, Normal(torch.zeros_like(mean), torch.ones_like(mean))).sum(1)
-    torch.testing.assert_close(kl_standard_normal(mean, log_var), expected)
-
-
-def test_kl_equals_its_monte_carlo_estimate() -> None:
-    mean, log_var = torch.tensor([[0.7, -1.2]]), torch.tensor([[-1.0, 0.5]])
-    posterior, prior = Normal(mean[0], (0.5 * log_var[0]).exp()), Normal(torch.zeros(2), torch.ones(2))
-    latents = posterior.sample((200_000,))
-    estimates = (posterior.log_prob(latents) - prior.log_prob(latents)).sum(1)
-    error = estimates.std().item() / math.sqrt(len(estimates))
-    assert kl_standard_normal(mean, log_var).item() == pytest.approx(estimates.mean().item(), abs=4 * error)
-
-
-def test_kl_of_the_prior_is_zero_and_no_other_is_below() -> None:
-    assert kl_standard_normal(torch.zeros(1, 4), torch.zeros(1, 4)).item() == 0.0
-    assert (kl_standard_normal(torch.randn(100, 4) * 0.1, torch.randn(100, 4) * 0.1) > 0).all()
-
-
 @pytest.mark.parametrize("image_shape", [(1, 8, 8), (3, 32, 32)])
 def test_uniform_pixels_cost_eight_bits(image_shape: tuple[int, int, int]) -> None:
     images = torch.randint(0, 256, (2, *image_shape)) / 127.5 - 1
@@ -161,3 +139,44 @@ def test_bernoulli_stays_finite_where_the_network_is_sure_and_wrong() -> None:
     found = Bernoulli().log_prob(torch.ones(1, 1, 2, 2), -torch.ones(1, 1, 2, 2), torch.tensor(0.0))
     assert found.isfinite().all()
     assert float(found) < -40
+
+
+def mixture(num: int, count: int, image_shape: tuple[int, int, int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    location = torch.rand(num, count, *image_shape, dtype=torch.float64) * 2 - 1
+    log_scale = torch.randn(num, count, *image_shape, dtype=torch.float64) - 2
+    return location, log_scale, torch.randn(num, count, *image_shape[1:], dtype=torch.float64)
+
+
+def test_a_mixture_of_one_is_the_logistic() -> None:
+    location, log_scale, logits = mixture(3, 1, (3, 4, 4))
+    images = torch.randint(0, 256, (3, 3, 4, 4)) / 127.5 - 1
+    expected = DiscretizedLogistic().log_prob(images, location[:, 0], log_scale[:, 0])
+    torch.testing.assert_close(LogisticMixture().log_prob(images, location, log_scale, logits), expected)
+
+
+def test_the_levels_of_a_mixture_have_probability_one() -> None:
+    location, log_scale, logits = (x.expand(256, *x.shape[1:]) for x in mixture(1, 4, (1, 1, 1)))
+    images = (torch.arange(256.0, dtype=torch.float64) / 127.5 - 1)[:, None, None, None]
+    log_prob = LogisticMixture().log_prob(images, location, log_scale, logits)
+    assert log_prob.exp().sum().item() == pytest.approx(1.0)
+
+
+def test_a_mixture_weighs_its_components() -> None:
+    location, log_scale, logits = mixture(2, 3, (3, 2, 2))
+    images = torch.randint(0, 256, (2, 3, 2, 2)) / 127.5 - 1
+    weights = logits.softmax(1)
+    log_prob = torch.zeros(2, dtype=torch.float64)
+    for row in range(2):
+        for col in range(2):
+            pixel = torch.zeros(2, dtype=torch.float64)
+            for k in range(3):
+                part = DiscretizedLogistic().log_prob(
+                    images[:, :, row, col, None, None],
+                    location[:, k, :, row, col, None, None],
+                    log_scale[:, k, :, row, col, None, None],
+                )
+                pixel += weights[:, k, row, col] * part.exp()
+            log_prob += pixel.log()
+    torch.testing.assert_close(LogisticMixture().log_prob(images, location, log_scale, logits), log_prob)
+    mean = sum(weights[:, k, None] * location[:, k] for k in range(3))
+    torch.testing.assert_close(LogisticMixture().mean(location, log_scale, logits), mean)

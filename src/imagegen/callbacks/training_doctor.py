@@ -30,6 +30,7 @@ class TrainingDoctor(Callback):
     MAX_RISE = 20.0
     MAX_PENALTY = 100.0  # weighted, as it enters the loss
     MIN_KL = 0.1  # nats per image
+    MIN_PERPLEXITY = 0.05  # of a codebook, over its size
     MIN_DIVERSITY = 0.6  # spread within classes over that of real images
     MATURE = 0.3  # share of the budget from which a game and its variety are judged
     OVERFITTING = 1.05  # validation likelihood in bits per dimension, over its best
@@ -104,6 +105,16 @@ class TrainingDoctor(Callback):
                 "posterior collapse",
                 f"the KL term is {max(kl):.2g} nats per image: the latents say nothing about the images (posterior "
                 "collapse); try a smaller model.beta or a weaker decoder",
+            )
+
+        perplexity = self._recent("train/perplexity")
+        if perplexity and max(perplexity) < self.MIN_PERPLEXITY * pl_module.num_codes:
+            self._say(
+                trainer,
+                pl_module,
+                "codebook",
+                f"of {pl_module.num_codes} codes only about {max(perplexity):.1f} are in use (codebook collapse); try "
+                "a smaller model.network.num_codes or model.lr",
             )
 
     def _examine_gradients(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:

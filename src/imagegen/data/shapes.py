@@ -108,10 +108,26 @@ def read(
     return {split: _draw_split(size, [seed, stream]) for stream, (split, size) in enumerate(sizes.items())}
 
 
-def _draw_split(num_images: int, seed: list[int]) -> tuple[Tensor, Tensor]:
-    rng = np.random.default_rng(seed)
+def attributes(num_images: int, split: str = "test", seed: int = 0) -> dict[str, Tensor]:
+    """What varies in the images of a split as `read` draws it: numbers (num_images,) for each attribute.
+
+    `shape` is the label; `size`, `x`, `y`, `angle`, `hue` and `background` (its luminance, before a tint) are uniform
+    in [0, 1), of which the angle and the hue go round. The number of images must be that of the split.
+    """
+    rng = np.random.default_rng([seed, ("train", "val", "test").index(split)])
+    labels, uniform = _random_numbers(rng, num_images)
+    columns = {"size": 0, "x": 1, "y": 2, "angle": 3, "hue": 4, "background": 8}
+    drawn = {name: torch.from_numpy(uniform[:, column].copy()) for name, column in columns.items()}
+    return {"shape": torch.from_numpy(labels), **drawn}
+
+
+def _random_numbers(rng: np.random.Generator, num_images: int) -> tuple[npt.NDArray[np.int64], Array]:
     labels = rng.permutation(np.arange(num_images, dtype=np.int64) % len(SHAPES))
-    uniform = rng.random((num_images, 14), dtype=np.float32)
+    return labels, rng.random((num_images, 14), dtype=np.float32)
+
+
+def _draw_split(num_images: int, seed: list[int]) -> tuple[Tensor, Tensor]:
+    labels, uniform = _random_numbers(np.random.default_rng(seed), num_images)
     images = np.empty((num_images, 3, SIDE, SIDE), np.uint8)
     for label, shape in enumerate(SHAPES.values()):
         (members,) = np.nonzero(labels == label)

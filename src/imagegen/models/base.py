@@ -84,8 +84,13 @@ class ImageModel(LightningModule):
             group["initial_lr"] = lr
         return optimizer
 
+    @property
+    def schedule_progress(self) -> float:
+        """What the learning rate follows: the used share of the budget, or of a stage of it."""
+        return self.progress
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        factor = self.lr_schedule(self.progress)
+        factor = self.lr_schedule(self.schedule_progress)
         for optimizer in self.trainer.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * factor
@@ -272,7 +277,8 @@ class GenerativeModel(ImageModel):
             part = None if classes is None else classes[start:stop]
             return self.decode(latents[start:stop], part, **options)
 
-        return self._in_batches(len(latents), batch_size, decode).unflatten(0, (num_samples, length))
+        images = self._in_batches(len(latents), batch_size, decode)
+        return images.view(num_samples, length, *self.image_shape)
 
     def _in_batches(self, num: int, batch_size: int, draw: Callable[[int, int], Tensor]) -> Tensor:
         self.ema.eval()

@@ -172,7 +172,7 @@ class GAN(GenerativeModel):
 
     def augment(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) as the discriminator sees them in training."""
-        return images if self.augmentation is None else self.augmentation(images)  # type: ignore[no-any-return]
+        return images if self.augmentation is None else self.augmentation(images)
 
     def at_level(self, images: Tensor) -> Tensor:
         """Real images (N, C, H, W) at the size and sharpness that growing networks have reached."""

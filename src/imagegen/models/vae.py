@@ -1,24 +1,32 @@
-"""Variational autoencoders: an encoder and a decoder trained on the evidence lower bound."""
+"""Variational autoencoders: an encoder and a decoder trained on a lower bound of the likelihood."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from imagegen.models.base import GenerativeModel, LRSchedule, OptimizerFactory
-from imagegen.objectives.likelihoods import PixelLikelihood, bits_per_dim, kl_standard_normal
+from imagegen.objectives.likelihoods import PixelLikelihood, bits_per_dim
+
+ACTIVE = 0.01  # least variance of a latent's posterior mean over images (Burda et al. 2016, sec. 5.1)
 
 
 class VAE(GenerativeModel):
     """Kingma & Welling 2013 (arXiv:1312.6114) with a likelihood of 8-bit pixels.
 
-    The scale of the likelihood is learned, one number for all pixels (Rybkin et al. 2021), so that the balance of
-    reconstruction and prior needs no hand-set weight; `beta` weighs the KL term (Higgins et al. 2017), 1 is the bound.
-    A sample is the decoder's location for a latent drawn from the prior.
+    `network` has `infer(images, labels, noise)` and `decode(latents, labels)` (`networks.autoencoder`); with
+    `num_classes` both get labels (Sohn et al. 2015). A sample is the expected image of a latent drawn from the prior.
+
+    - `beta` weighs the KL term (Higgins et al. 2017); 1 is the bound.
+    - `free_bits` nats of each group of latents cost nothing (Kingma et al. 2016, app. C.8).
+    - `input_noise` is the deviation of Gaussian noise that the encoder sees on its images in training, while clean ones
+      are to be restored (Im et al. 2017).
+    - `num_train_samples` above 1 trains on the tighter bound of so many importance samples (Burda et al. 2016).
     """
 
     @property
@@ -30,32 +38,55 @@ class VAE(GenerativeModel):
         self,
         network: nn.Module,
         image_shape: Sequence[int],
-        latent_dim: PositiveInt,
+        num_classes: PositiveInt | None,
+        latent_dim: PositiveInt | None,
         likelihood: PixelLikelihood,
         beta: NonNegativeFloat,
+        free_bits: NonNegativeFloat,
+        input_noise: NonNegativeFloat,
+        num_train_samples: PositiveInt,
         lr: PositiveFloat,
         optimizer: OptimizerFactory,
         lr_schedule: LRSchedule,
         ema_half_life: PositiveFloat,
     ) -> None:
         super().__init__(network, image_shape, lr, optimizer, lr_schedule, ema_half_life)
-        self.latent_dim = latent_dim
-        self.latent_shape = (latent_dim,)
+        if latent_dim not in (None, network.latent_dim):
+            raise ValueError(f"latent_dim is {latent_dim}, but the network has {network.latent_dim} latents")
+        self.num_classes = num_classes
+        self.latent_dim = int(network.latent_dim)  # type: ignore[arg-type]
+        self.latent_shape = (self.latent_dim,)
         self.likelihood = likelihood
         self.beta = beta
+        self.free_bits = free_bits
+        self.input_noise = input_noise
+        self.num_train_samples = num_train_samples
 
     def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Reconstruction and KL in nats per image; the loss is their weighted sum in bits per dimension."""
-        reconstruction, kl = self._bound_terms(self.network, images)
-        loss = bits_per_dim((reconstruction + self.beta * kl).mean(), self.image_shape)
-        return {"loss": loss, "reconstruction": reconstruction.mean(), "kl": kl.mean()}
+        seen = images + self.input_noise * torch.randn_like(images) if self.input_noise else images
+        if self.num_train_samples > 1:
+            return self._importance_weighted(seen, images, labels)
+        log_prob, posterior = self._infer(self.network, seen, images, labels)
+        kl = posterior.kl.mean(0)  # (G,), of each group
+        cost = kl.clamp(min=self.free_bits).sum()
+        loss = bits_per_dim(-log_prob.mean() + self.beta * cost, self.image_shape)
+        return {"loss": loss, "reconstruction": -log_prob.mean(), "kl": kl.sum()}
 
-    def _bound_terms(self, network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-        posterior_mean, posterior_log_var = network.encode(images)  # type: ignore[operator]
-        latents = posterior_mean + torch.exp(0.5 * posterior_log_var) * torch.randn_like(posterior_mean)
-        location, log_scale = network.decode(latents)  # type: ignore[operator]
-        reconstruction = -self.likelihood.log_prob(images, location, log_scale)
-        return reconstruction, kl_standard_normal(posterior_mean, posterior_log_var)
+    def _importance_weighted(self, seen: Tensor, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        count = self.num_train_samples
+        seen, images, labels = (rows.repeat_interleave(count, 0) for rows in (seen, images, labels))
+        log_prob, posterior = self._infer(self.network, seen, images, labels)
+        log_weights = (log_prob - self.beta * posterior.log_ratio).view(-1, count)
+        bound = torch.logsumexp(log_weights, 1) - math.log(count)
+        loss = bits_per_dim(-bound.mean(), self.image_shape)
+        return {"loss": loss, "reconstruction": -log_prob.mean(), "kl": posterior.kl.sum(1).mean()}
+
+    def _infer(self, network: nn.Module, seen: Tensor, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Any]:
+        noise = torch.randn(len(seen), self.latent_dim, device=seen.device)
+        used = None if self.num_classes is None else labels
+        parameters, posterior = network.infer(seen, used, noise)  # type: ignore[operator]
+        return self.likelihood.log_prob(images, *parameters), posterior
 
     @torch.no_grad()
     def log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -66,36 +97,85 @@ class VAE(GenerativeModel):
         """
         network = self.ema.module
         if self.num_importance_samples == 1:
-            reconstruction, kl = self._bound_terms(network, images)
-            return -(reconstruction + kl)
-        mean, log_var = network.encode(images)  # type: ignore[operator]
+            log_prob, posterior = self._infer(network, images, images, labels)
+            return log_prob - posterior.kl.sum(1)  # type: ignore[no-any-return]
         log_weights = []
         for _ in range(self.num_importance_samples):
-            noise = torch.randn_like(mean)
-            latents = mean + torch.exp(0.5 * log_var) * noise
-            log_prob = self.likelihood.log_prob(images, *network.decode(latents))  # type: ignore[operator]
-            # log p(z) - log q(z | x); the constants of both normal distributions cancel
-            log_weights.append(log_prob + 0.5 * (noise.square() + log_var - latents.square()).sum(1))
+            log_prob, posterior = self._infer(network, images, images, labels)
+            log_weights.append(log_prob - posterior.log_ratio)
         return torch.logsumexp(torch.stack(log_weights), 0) - math.log(self.num_importance_samples)
 
-    def encode(self, images: Tensor) -> Tensor:
-        """Posterior means (N, latent_dim) of images (N, C, H, W)."""
-        mean: Tensor = self.ema.module.encode(images)[0]  # type: ignore[operator]
-        return mean
-
     def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Images (N, C, H, W) of latents (N, latent_dim)."""
-        location: Tensor = self.ema.module.decode(latents)[0]  # type: ignore[operator]
-        return location
+        """Expected images (N, C, H, W) of latents (N, latent_dim)."""
+        return self.likelihood.mean(*self.ema.module.decode(latents, labels))  # type: ignore[operator]
 
-    def reconstruct(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W) decoded from the posterior means of images."""
-        return self.decode(self.encode(images))
+    @torch.no_grad()
+    def encode(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Latents (N, latent_dim) of images (N, C, H, W): the means of their posterior."""
+        return self._posterior(images, labels)[0]
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Images (N, C, H, W) decoded from the latents of images."""
+        self.ema.eval()
+        return self.decode(self.encode(images, labels), self._used(images, labels)).clamp(-1, 1)
+
+    @torch.no_grad()
+    def denoise(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Noisy images (N, C, H, W) brought back to what the decoder knows."""
+        return self.reconstruct(images, labels)
+
+    def _used(self, images: Tensor, labels: Tensor | None) -> Tensor | None:
+        if self.num_classes is None:
+            return None
+        if labels is None:
+            raise ValueError("this model is conditional: it needs the labels of the images")
+        return labels.to(images.device)
+
+    def _posterior(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        self.ema.eval()
+        noise = torch.zeros(len(images), self.latent_dim, device=images.device)
+        used = self._used(images, labels)
+        with torch.autocast(images.device.type, enabled=False):
+            _, posterior = self.ema.module.infer(images, used, noise)  # type: ignore[operator]
+        return posterior.latents, posterior.kl
+
+    @torch.no_grad()
+    def unit_report(self, images: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        """What each latent says of images (N, C, H, W): its mean KL in nats and the variance of its posterior mean.
+
+        `kl` (G,) is that of each group, in a network with one layer of latents of each unit; `variance` (latent_dim,).
+        A unit is active if its variance is above `ACTIVE`.
+        """
+        latents, kl = self._posterior(images, labels)
+        return {"kl": kl.mean(0), "variance": latents.var(0)}
+
+    @torch.no_grad()
+    def traverse(self, num_units: int, num_steps: int = 10, seed: int = 0, images: Tensor | None = None) -> Tensor:
+        """Images (num_units, num_steps, C, H, W): each row moves one latent from -2.5 to 2.5, the others stay.
+
+        They stay at those of `seed`. The units are those that say most about `images`, if these are given, else the
+        first ones.
+        """
+        order = torch.arange(self.latent_dim, device=self.device)
+        if images is not None:
+            labels = None if self.num_classes is None else torch.zeros(len(images), dtype=torch.long)
+            order = self.unit_report(images, labels)["variance"].argsort(descending=True)
+        units = order[:num_units]
+        latents = self.noise(range(seed, seed + 1), (self.latent_dim,)).repeat(len(units) * num_steps, 1)
+        steps = torch.linspace(-2.5, 2.5, num_steps, device=self.device).repeat(len(units))
+        latents[torch.arange(len(latents)), units.repeat_interleave(num_steps)] = steps
+        classes = self.sample_labels(range(seed, seed + 1), None)
+        classes = None if classes is None else classes.repeat(len(latents))
+        drawn = self._in_batches(
+            len(latents), 500, lambda a, b: self.decode(latents[a:b], None if classes is None else classes[a:b])
+        )
+        return drawn.view(len(units), num_steps, *self.image_shape)
 
     def pictures(self, num_samples: int = 64, seed: int = 0) -> dict[str, Tensor]:
         """Samples and, if the latent space is a plane, that plane: a 16 x 16 grid of equally probable steps."""
         pictures = super().pictures(num_samples, seed)
-        if self.latent_dim == 2:
+        if self.latent_dim == 2 and self.num_classes is None:
             pictures["latent_plane"] = self.latent_plane(16)
         return pictures
 

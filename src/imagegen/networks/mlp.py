@@ -84,25 +84,3 @@ class LeakyReLU(nn.LeakyReLU):
 
     def __init__(self) -> None:
         super().__init__(0.2)
-
-
-class MLPAutoencoder(nn.Module):
-    """Encoder to a diagonal Gaussian over latents, decoder to the location and scale of a distribution over pixels."""
-
-    def __init__(self, image_shape: Sequence[int], latent_dim: PositiveInt, hidden: Sequence[PositiveInt]) -> None:
-        super().__init__()
-        pixels = math.prod(image_shape)
-        self.image_shape = tuple(image_shape)
-        self.encoder = mlp([pixels, *hidden, 2 * latent_dim], nn.SiLU)
-        self.decoder = mlp([latent_dim, *reversed(hidden), pixels], nn.SiLU)
-        self.log_scale = nn.Parameter(torch.tensor(-1.0))
-
-    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Posterior mean and log variance, each (N, latent_dim)."""
-        posterior_mean, posterior_log_var = self.encoder(images.flatten(1)).float().chunk(2, dim=1)
-        return posterior_mean, posterior_log_var.clamp(-20, 10)
-
-    def decode(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Location (N, C, H, W) in (-1, 1) and log scale (one number for all pixels) of the pixel distribution."""
-        location = torch.tanh(self.decoder(latents).float()).view(-1, *self.image_shape)
-        return location, self.log_scale

@@ -78,7 +78,7 @@ class ResidualGenerator(nn.Module):
         """What enters the first layer, and what modulates each block."""
         label = None if self.embed_label is None else self.embed_label(given(labels))
         if self.parts is not None:
-            first, *rest = latents.split(self.parts, dim=1)
+            first, *rest = torch.split(latents, self.parts, dim=1)
             return first, rest if label is None else [torch.cat([label, part], 1) for part in rest]
         if label is None or self.embed_latent is None:
             return latents, [None] * len(self.blocks)

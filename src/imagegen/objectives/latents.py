@@ -20,7 +20,8 @@ def slerp(start: Tensor, end: Tensor, share: float) -> Tensor:
     is_arc = angle.sin() > 1e-4
     first = torch.where(is_arc, ((1 - share) * angle).sin() / angle.sin(), 1 - share)
     second = torch.where(is_arc, (share * angle).sin() / angle.sin(), share)
-    return ((first * a + second * b) * torch.lerp(*lengths, share)).view_as(start)
+    latents: Tensor = ((first * a + second * b) * torch.lerp(*lengths, share)).view_as(start)
+    return latents
 
 
 def truncate(latents: Tensor, bound: float) -> Tensor:
@@ -38,4 +39,5 @@ def truncate(latents: Tensor, bound: float) -> Tensor:
         raise ValueError(f"truncation must be positive, got {bound}")
     low = torch.special.ndtr(torch.tensor(-bound, dtype=torch.float64, device=latents.device))
     probability = low + (1 - 2 * low) * torch.special.ndtr(latents.double())
-    return torch.special.ndtri(probability).clamp(-bound, bound).to(latents.dtype)
+    truncated: Tensor = torch.special.ndtri(probability).clamp(-bound, bound).to(latents.dtype)
+    return truncated

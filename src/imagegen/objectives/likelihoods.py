@@ -14,10 +14,14 @@ NUM_LEVELS = 256
 
 
 class PixelLikelihood(Protocol):
-    """A distribution of each pixel around a location, with one log scale."""
+    """A distribution of each pixel, given what a decoder says of it: a location and a log scale, perhaps more."""
 
-    def log_prob(self, images: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
+    def log_prob(self, images: Tensor, *parameters: Tensor) -> Tensor:
         """Log probability of images (N, C, H, W) in [-1, 1], summed over pixels: (N,), in nats."""
+        ...
+
+    def mean(self, *parameters: Tensor) -> Tensor:
+        """The expected images (N, C, H, W)."""
         ...
 
 
@@ -25,23 +29,31 @@ class PixelLikelihood(Protocol):
 class DiscretizedLogistic:
     """A logistic distribution integrated over each of the 256 grey levels (Salimans et al. 2017, eq. 2).
 
-    The lowest and highest level take the tails, so that the 256 probabilities sum to one.
+    The lowest and highest level take the tails, so that the 256 probabilities sum to one. Takes locations (N, C, H, W)
+    and log scales that broadcast to them.
     """
 
     def log_prob(self, images: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
-        half_step = 1.0 / (NUM_LEVELS - 1)
-        inverse_scale = torch.exp(-log_scale)
-        upper = (images - location + half_step) * inverse_scale
-        lower = (images - location - half_step) * inverse_scale
-        width = 2 * half_step * inverse_scale
-        # log(sigmoid(upper) - sigmoid(lower)), written so that neither tail loses precision
-        inside = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-width))
-        log_prob = torch.where(
-            images < -1 + half_step,
-            F.logsigmoid(upper),
-            torch.where(images > 1 - half_step, F.logsigmoid(-lower), inside),
-        )
-        return log_prob.flatten(1).sum(1)
+        return logistic_log_prob(images, location, log_scale).flatten(1).sum(1)
+
+    def mean(self, location: Tensor, log_scale: Tensor) -> Tensor:
+        return location
+
+
+@dataclass(frozen=True)
+class LogisticMixture:
+    """A mixture of K discretised logistic distributions for each pixel, its channels drawn from one component.
+
+    As PixelCNN++ (Salimans et al. 2017, eq. 1) without its regression of green on red and blue on both. Takes
+    locations and log scales (N, K, C, H, W) and logits (N, K, H, W).
+    """
+
+    def log_prob(self, images: Tensor, location: Tensor, log_scale: Tensor, logits: Tensor) -> Tensor:
+        components = logistic_log_prob(images[:, None], location, log_scale).sum(2)  # (N, K, H, W)
+        return torch.logsumexp(components + logits.log_softmax(1), 1).flatten(1).sum(1)
+
+    def mean(self, location: Tensor, log_scale: Tensor, logits: Tensor) -> Tensor:
+        return (location * logits.softmax(1)[:, :, None]).sum(1)
 
 
 @dataclass(frozen=True)
@@ -53,6 +65,25 @@ class Bernoulli:
         log_prob = torch.where(images > 0, white.log(), torch.log1p(-white))
         return log_prob.flatten(1).sum(1)
 
+    def mean(self, location: Tensor, log_scale: Tensor) -> Tensor:
+        return location
+
+
+def logistic_log_prob(images: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
+    """Log probability of each value of images in [-1, 1] under a logistic distribution over the 256 grey levels."""
+    half_step = 1.0 / (NUM_LEVELS - 1)
+    inverse_scale = torch.exp(-log_scale)
+    upper = (images - location + half_step) * inverse_scale
+    lower = (images - location - half_step) * inverse_scale
+    width = 2 * half_step * inverse_scale
+    # log(sigmoid(upper) - sigmoid(lower)), written so that neither tail loses precision
+    inside = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-width))
+    return torch.where(
+        images < -1 + half_step,
+        F.logsigmoid(upper),
+        torch.where(images > 1 - half_step, F.logsigmoid(-lower), inside),
+    )
+
 
 def categorical_log_prob(images: Tensor, logits: Tensor) -> Tensor:
     """Log probability of images (N, C, H, W) in [-1, 1] under logits (N, 256, C, H, W): (N,), in nats."""
@@ -62,11 +93,6 @@ def categorical_log_prob(images: Tensor, logits: Tensor) -> Tensor:
 def levels(images: Tensor) -> Tensor:
     """The grey levels 0..255 (int64) of images in [-1, 1]."""
     return ((images + 1) * 127.5).round().long()
-
-
-def kl_standard_normal(mean: Tensor, log_var: Tensor) -> Tensor:
-    """KL(N(mean, exp(log_var)) || N(0, 1)) of each row of (N, D), in nats: (N,) (Kingma & Welling 2013, app. B)."""
-    return 0.5 * (mean.square() + log_var.exp() - 1.0 - log_var).sum(1)
 
 
 def bits_per_dim(nll: Tensor, image_shape: tuple[int, ...]) -> Tensor:

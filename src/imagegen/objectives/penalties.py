@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -102,8 +102,9 @@ class Orthogonal:
         with torch.autocast(total.device.type, enabled=False):
             for layer in generator.modules():
                 if isinstance(layer, layers):
-                    is_spectral = hasattr(layer, "parametrizations")
-                    rows = (layer.parametrizations.weight.original if is_spectral else layer.weight).flatten(1)
+                    raw: Any = layer.parametrizations if hasattr(layer, "parametrizations") else None
+                    weight: Tensor = layer.weight if raw is None else raw.weight.original
+                    rows = weight.flatten(1)
                     gram = rows @ rows.T if len(rows) <= rows.shape[1] else rows.T @ rows
                     total = total + (gram.square().sum() - gram.diagonal().square().sum())
         return self.weight * total

@@ -1,0 +1,142 @@
+"""VQ-VAE: an autoencoder with discrete codes, and a prior over them, trained one after the other in one run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from imagegen.models.base import Batch, GenerativeModel, LRSchedule, OptimizerFactory
+from imagegen.models.pixelcnn import PixelCNN
+from imagegen.objectives.likelihoods import PixelLikelihood, bits_per_dim
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class VQVAE(GenerativeModel):
+    """van den Oord et al. 2017 (arXiv:1711.00937).
+
+    For the first `autoencoder_share` of the budget the autoencoder learns to reconstruct images through codes
+    (N, h, w) in 0..255; then it stands still and `prior`, a PixelCNN with the network that `prior_network` makes,
+    learns the codes as if they were the grey levels of small pictures. Each stage runs through the learning-rate
+    schedule. A sample is the expected image of codes drawn from the prior.
+    """
+
+    likelihood_kind = "bound, one code per image"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        prior_network: Callable[..., nn.Module],
+        image_shape: Sequence[int],
+        num_classes: PositiveInt | None,
+        likelihood: PixelLikelihood,
+        commitment: NonNegativeFloat,
+        autoencoder_share: Share,
+        lr: PositiveFloat,
+        optimizer: OptimizerFactory,
+        lr_schedule: LRSchedule,
+        ema_half_life: PositiveFloat,
+    ) -> None:
+        super().__init__(network, image_shape, lr, optimizer, lr_schedule, ema_half_life)
+        with torch.no_grad():
+            grid = network.encode(torch.zeros(1, *self.image_shape)).shape[1:]  # type: ignore[operator]
+        shape = (1, *grid)
+        codes_network = prior_network(image_shape=shape)
+        self.prior = PixelCNN(codes_network, shape, num_classes, lr, optimizer, lr_schedule, ema_half_life)
+        self.num_classes = num_classes
+        self.likelihood = likelihood
+        self.commitment = commitment
+        self.autoencoder_share = autoencoder_share
+
+    @property
+    def is_prior_stage(self) -> bool:
+        """Whether the autoencoder is done and the prior learns."""
+        return self.progress >= self.autoencoder_share
+
+    @property
+    def schedule_progress(self) -> float:
+        """The used share of the present stage."""
+        if self.is_prior_stage:
+            return (self.progress - self.autoencoder_share) / (1 - self.autoencoder_share)
+        return self.progress / self.autoencoder_share
+
+    def configure_optimizers(self) -> Any:
+        return self.build_optimizer(nn.ModuleList([self.network, self.prior.network]), self.lr)
+
+    def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Bits per dimension of the pixels given the codes and the commitment; later those of the codes."""
+        if self.is_prior_stage:
+            with torch.no_grad():
+                self.ema.eval()
+                codes = self._as_images(self.ema.module.encode(images))  # type: ignore[operator]
+            return self.prior.losses(codes, labels)
+        parameters, quantized = self.network(images)
+        reconstruction = -self.likelihood.log_prob(images, *parameters).mean()
+        loss = bits_per_dim(reconstruction, self.image_shape) + self.commitment * quantized.commitment
+        share = torch.bincount(quantized.codes.flatten(), minlength=self.num_codes) / quantized.codes.numel()
+        perplexity = torch.exp(-torch.xlogy(share, share).sum())
+        terms = {"reconstruction": reconstruction, "commitment": quantized.commitment, "perplexity": perplexity}
+        return {"loss": loss, **terms}
+
+    @property
+    def num_codes(self) -> int:
+        """The size of the codebook."""
+        return len(self.network.quantizer.codebook)  # type: ignore[union-attr, arg-type]
+
+    def _as_images(self, codes: Tensor) -> Tensor:
+        return codes[:, None].float() / 127.5 - 1
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        loss = super().training_step(batch, batch_idx)
+        self.prior.images_seen = self.images_seen
+        return loss
+
+    def update_average(self) -> None:
+        """Move the averaged weights of the part that learns."""
+        if self.is_prior_stage:
+            self.prior.update_average()
+        else:
+            super().update_average()
+            self.prior._averaged_at = self.images_seen  # its average begins with its stage
+
+    @torch.no_grad()
+    def log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Log p(x | codes of x) + log p(codes of x), a lower bound in nats (N,): averaged weights."""
+        network = self.ema.module
+        codes = network.encode(images)  # type: ignore[operator]
+        log_prob = self.likelihood.log_prob(images, *network.decode(codes))  # type: ignore[operator]
+        return log_prob + self.prior.log_likelihood(self._as_images(codes), labels)
+
+    def draw(self, seeds: range, labels: Tensor | None, temperature: float = 1.0) -> Tensor:
+        """Draw codes from the prior and decode them."""
+        self.prior.ema.eval()
+        codes = self.prior.draw(seeds, labels, temperature)
+        return self.decode(((codes[:, 0] + 1) * 127.5).round().long())
+
+    def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Expected images (N, C, H, W) of codes (N, h, w)."""
+        return self.likelihood.mean(*self.ema.module.decode(latents))  # type: ignore[operator]
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Codes (N, h, w) of images (N, C, H, W)."""
+        self.ema.eval()
+        codes: Tensor = self.ema.module.encode(images)  # type: ignore[operator]
+        return codes
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Images (N, C, H, W) decoded from the codes of images."""
+        return self.decode(self.encode(images)).clamp(-1, 1)
+
+    def sampling_protocol(self) -> dict[str, Any]:
+        """That of the prior."""
+        return self.prior.sampling_protocol()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.prior.on_load_checkpoint(checkpoint)
