@@ -108,7 +108,7 @@ class TrainingDoctor(Callback):
             )
 
         perplexity = self._recent("train/perplexity")
-        if perplexity and max(perplexity) < self.MIN_PERPLEXITY * pl_module.num_codes:
+        if perplexity and not is_early and max(perplexity) < self.MIN_PERPLEXITY * pl_module.num_codes:
             self._say(
                 trainer,
                 pl_module,
