@@ -20,9 +20,9 @@ def main(cfg: DictConfig) -> None:
     with one_line_errors(ValueError, TypeError):
         checkpoint = find_checkpoint(cfg.ckpt)
         model, trained_on = restore(checkpoint)
-        out = checkpoint.with_name(f"{cfg.task}_seed{cfg.seed}.png") if cfg.out is None else Path(cfg.out)
+        suffix = "npz" if cfg.task == "encode" else "png"
+        out = checkpoint.with_name(f"{cfg.task}_seed{cfg.seed}.{suffix}") if cfg.out is None else Path(cfg.out)
         perform(model, trained_on, out, to_plain(cfg))
-    print(out)
 
 
 if __name__ == "__main__":

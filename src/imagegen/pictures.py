@@ -81,7 +81,7 @@ def save_samples(
     if path.suffix == ".png":
         save_png(image_grid(images, columns), path)
     else:
-        _save_arrays(path, images, drawn_labels, num_samples)
+        _save_drawn(path, images, drawn_labels, num_samples)
 
 
 def save_interpolations(
@@ -110,7 +110,7 @@ def save_interpolations(
     elif path.suffix == ".png":
         save_png(image_grid(paths.flatten(0, 1), num_steps), path)
     else:
-        _save_arrays(path, paths, drawn_labels, num_samples)
+        _save_drawn(path, paths, drawn_labels, num_samples)
 
 
 def _check_request(
@@ -130,10 +130,15 @@ def _repeated(labels: Sequence[int] | None, num_samples: int) -> Tensor | None:
     return None if labels is None else torch.tensor([labels[i % len(labels)] for i in range(num_samples)])
 
 
-def _save_arrays(path: Path, images: Tensor, labels: Tensor | None, num_samples: int) -> None:
+def _save_drawn(path: Path, images: Tensor, labels: Tensor | None, num_samples: int) -> None:
     classes = torch.full((num_samples,), -1) if labels is None else labels
+    save_arrays(path, images=to_uint8(images).movedim(-3, -1), labels=classes)
+
+
+def save_arrays(path: Path, **arrays: Tensor) -> None:
+    """Write named arrays as an .npz file so that a reader never finds half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
     with temporary.open("wb") as file:
-        np.savez(file, images=to_uint8(images).movedim(-3, -1).cpu().numpy(), labels=classes.cpu().numpy())
+        np.savez(file, **{name: array.cpu().numpy() for name, array in arrays.items()})
     temporary.replace(path)

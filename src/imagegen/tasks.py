@@ -18,7 +18,7 @@ from imagegen.data.module import from_uint8
 from imagegen.metrics.interpretability import mutual_information, mutual_information_gap
 from imagegen.models.base import GenerativeModel
 from imagegen.models.vae import ACTIVE
-from imagegen.pictures import image_grid, save_interpolations, save_png, save_samples
+from imagegen.pictures import image_grid, save_arrays, save_interpolations, save_png, save_samples
 
 Grid = NDArray[np.uint8]
 TASKS = ("sample", "interpolate", "reconstruct", "denoise", "traverse", "change_class", "encode", "explain")
@@ -26,26 +26,34 @@ NUM_IMAGES = 2000  # of the test split, for what is said of latents on average
 
 
 def perform(model: GenerativeModel, trained_on: DictConfig, out: Path, request: dict[str, Any]) -> None:
-    """Do the `task` of a request (the config of `sample.py`) and write `out`; a table is printed.
+    """Do the `task` of a request (the config of `sample.py`): write `out` and print its path, or print a table.
 
     `trained_on` is the config of the model's run, which names the data. Raises ValueError for what cannot be done.
     """
     task, num_samples, seed = request["task"], request["num_samples"], request["seed"]
     drawing = (seed, request["labels"], request["columns"], request["options"])
-    if task == "sample":
-        return save_samples(model, out, num_samples, *drawing)
-    if task == "interpolate":
-        return save_interpolations(model, out, num_samples, request["num_steps"], *drawing)
     if task not in TASKS:
         raise ValueError(f"task: {task} is not one of {', '.join(TASKS)}")
+    if task == "explain":
+        images, labels = test_images(trained_on)
+        return print(explain(model, images[:NUM_IMAGES], labels[:NUM_IMAGES], trained_on))
+    if task == "sample":
+        save_samples(model, out, num_samples, *drawing)
+    elif task == "interpolate":
+        save_interpolations(model, out, num_samples, request["num_steps"], *drawing)
+    else:
+        _work_on_images(model, trained_on, out, request)
+    print(out)
+
+
+def _work_on_images(model: GenerativeModel, trained_on: DictConfig, out: Path, request: dict[str, Any]) -> None:
+    task, num_samples, seed = request["task"], request["num_samples"], request["seed"]
     suffix = ".npz" if task == "encode" else ".png"
-    if out.suffix != suffix and task != "explain":
+    if out.suffix != suffix:
         raise ValueError(f"out: {out} must end in {suffix} for task={task}")
     images, labels = test_images(trained_on)
     if task == "encode":
         return save_latents(model, images, labels, out)
-    if task == "explain":
-        return print(explain(model, images[:NUM_IMAGES], labels[:NUM_IMAGES], trained_on))
     if task == "reconstruct":
         grid = reconstruct(model, images[:num_samples], labels[:num_samples])
     elif task == "denoise":
@@ -114,12 +122,9 @@ def change_class(model: GenerativeModel, images: Tensor, labels: Tensor, num_sam
 
 def save_latents(model: GenerativeModel, images: Tensor, labels: Tensor, path: Path) -> None:
     """Write `latents` of images and their `labels` (N,) to an .npz file."""
-    latents = ability(model, "encode")(images, labels)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("wb") as file:
-        np.savez(file, latents=latents.cpu().numpy(), labels=labels.cpu().numpy())
-    temporary.replace(path)
+    encode = ability(model, "encode")
+    parts = [encode(*part) for part in zip(torch.split(images, 500), torch.split(labels, 500), strict=True)]
+    save_arrays(path, latents=torch.cat(parts), labels=labels)
 
 
 def explain(model: GenerativeModel, images: Tensor, labels: Tensor, trained_on: DictConfig) -> str:

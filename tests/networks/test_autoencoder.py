@@ -8,12 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from imagegen.networks.autoencoder import (
-    HierarchicalAutoencoder,
-    MLPAutoencoder,
-    ResidualAutoencoder,
-    gaussian_posterior,
-)
+from imagegen.networks.autoencoder import MLPAutoencoder, ResidualAutoencoder, gaussian_posterior
+from imagegen.networks.hierarchical_autoencoder import HierarchicalAutoencoder
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]
 Shape = tuple[int, int, int]

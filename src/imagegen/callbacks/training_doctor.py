@@ -98,7 +98,7 @@ class TrainingDoctor(Callback):
                 "too steep; try a smaller model.discriminator_lr or model.penalty.interval=1",
             )
         kl = self._recent("train/kl")
-        if kl and max(kl) < self.MIN_KL:
+        if kl and not is_early and max(kl) < self.MIN_KL:
             self._say(
                 trainer,
                 pl_module,

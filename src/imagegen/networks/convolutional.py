@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from imagegen.networks.mlp import with_labels
+from imagegen.networks.mlp import given, with_labels
 from imagegen.networks.unet import ChannelNorm
 
 Normalization = Literal["batch", "layer", "none"]
@@ -138,13 +138,6 @@ class Head(nn.Module):
 def unchanged(layer: nn.Module) -> nn.Module:
     """The layer itself, where another kind of network wraps it."""
     return layer
-
-
-def given(labels: Tensor | None) -> Tensor:
-    """The labels (N,) of a conditional network. Raises ValueError if there are none."""
-    if labels is None:
-        raise ValueError("this network is conditional and needs labels")
-    return labels
 
 
 def _normal_weights(module: nn.Module) -> None:

@@ -74,9 +74,14 @@ def with_labels(rows: Tensor, labels: Tensor | None, num_classes: int | None) ->
     """Rows (N, D), beside the one-hot labels (N,) of a network that has classes (Mirza & Osindero 2014)."""
     if num_classes is None:
         return rows
+    return torch.cat([rows, nn.functional.one_hot(given(labels), num_classes).to(rows.dtype)], 1)
+
+
+def given(labels: Tensor | None) -> Tensor:
+    """The labels (N,) of a conditional network. Raises ValueError if there are none."""
     if labels is None:
         raise ValueError("this network is conditional and needs labels")
-    return torch.cat([rows, nn.functional.one_hot(labels, num_classes).to(rows.dtype)], 1)
+    return labels
 
 
 class LeakyReLU(nn.LeakyReLU):

@@ -16,8 +16,8 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from imagegen.networks.convolutional import given, sizes
-from imagegen.networks.mlp import with_labels
+from imagegen.networks.convolutional import sizes
+from imagegen.networks.mlp import given, with_labels
 
 FULL_GAIN, LAST_GAIN = math.sqrt(2), 1.0  # of He et al. 2015 before a rectifier, and of a layer without one
 

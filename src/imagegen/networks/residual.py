@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from imagegen.networks.convolutional import Head, Normalization, given, make_normalization, sizes, unchanged
+from imagegen.networks.convolutional import Head, Normalization, make_normalization, sizes, unchanged
+from imagegen.networks.mlp import given
 
 
 class ResidualGenerator(nn.Module):
