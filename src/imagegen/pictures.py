@@ -140,5 +140,5 @@ def save_arrays(path: Path, **arrays: Tensor) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
     with temporary.open("wb") as file:
-        np.savez(file, **{name: array.cpu().numpy() for name, array in arrays.items()})
+        np.savez(file, **{name: array.cpu().numpy() for name, array in arrays.items()})  # type: ignore[arg-type]
     temporary.replace(path)
