@@ -49,6 +49,7 @@ class VQVAE(GenerativeModel):
         self.prior = PixelCNN(codes_network, shape, num_classes, lr, optimizer, lr_schedule, ema_half_life)
         self.num_classes = num_classes
         self.likelihood = likelihood
+        self.num_levels = likelihood.num_levels
         self.commitment = commitment
         self.autoencoder_share = autoencoder_share
 
