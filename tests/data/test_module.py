@@ -200,6 +200,12 @@ def test_binarised_pixels_are_white_as_often_as_they_are_bright(kind: str) -> No
     assert not data.splits["test"][0].equal(data.splits["val"][0])
 
 
+def test_grey_pixels_are_not_two_levels() -> None:
+    with pytest.raises(ValueError, match="grey: num_levels is 2, but there are grey pixels; set data.binarize"):
+        ImageDataModule("grey", grey_splits, (1, 10, 2), 2, 50, num_levels=2).setup()
+    ImageDataModule("grey", grey_splits, (1, 10, 2), 2, 50, binarize="fixed", num_levels=2).setup()
+
+
 def test_dynamic_binarisation_draws_anew_in_training_only() -> None:
     class Training:
         training = True

@@ -156,6 +156,7 @@ class ImageDataModule(LightningDataModule):
 
     `binarize` makes each pixel black or white with its grey level as the probability of white (Salakhutdinov & Murray
     2008): `fixed` once, by a seed of its own; `dynamic` anew in each training step, fixed for validation and test.
+    `num_levels` says of what pixels the models are: 256 levels, or black and white alone.
     """
 
     BINARIZE_SEED = 0
@@ -170,6 +171,7 @@ class ImageDataModule(LightningDataModule):
         data_dir: str | Path | None = None,
         seed: int = 0,
         binarize: Literal["fixed", "dynamic"] | None = None,
+        num_levels: Literal[2, 256] = 256,
     ) -> None:
         """Store the settings; nothing is read before `prepare_data` or `setup`.
 
@@ -190,6 +192,7 @@ class ImageDataModule(LightningDataModule):
         self.data_dir = Path(data_dir) if data_dir else None
         self.seed = seed
         self.binarize = binarize
+        self.num_levels = num_levels
         self.splits: Splits = {}
 
     @property
@@ -223,6 +226,8 @@ class ImageDataModule(LightningDataModule):
         num_classes = 1 + max(int(labels.max()) for _, labels in splits.values())
         if num_classes != self.num_classes:
             raise ValueError(f"data {self.name}: num_classes is {self.num_classes}, but the labels have {num_classes}")
+        if self.num_levels == 2 and self.binarize is None and any((x % 255).any() for x, _ in splits.values()):
+            raise ValueError(f"data {self.name}: num_levels is 2, but there are grey pixels; set data.binarize")
         if self.binarize is not None:
             generator = torch.Generator().manual_seed(self.BINARIZE_SEED)
             for split in ("test", "val", "train"):

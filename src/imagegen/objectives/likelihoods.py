@@ -69,9 +69,9 @@ class Bernoulli:
         return location
 
 
-def logistic_log_prob(images: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
-    """Log probability of each value of images in [-1, 1] under a logistic distribution over the 256 grey levels."""
-    half_step = 1.0 / (NUM_LEVELS - 1)
+def logistic_log_prob(images: Tensor, location: Tensor, log_scale: Tensor, num_levels: int = NUM_LEVELS) -> Tensor:
+    """Log probability of each value of images in [-1, 1] under a logistic distribution over evenly spaced levels."""
+    half_step = 1.0 / (num_levels - 1)
     inverse_scale = torch.exp(-log_scale)
     upper = (images - location + half_step) * inverse_scale
     lower = (images - location - half_step) * inverse_scale
@@ -85,14 +85,14 @@ def logistic_log_prob(images: Tensor, location: Tensor, log_scale: Tensor) -> Te
     )
 
 
-def categorical_log_prob(images: Tensor, logits: Tensor) -> Tensor:
-    """Log probability of images (N, C, H, W) in [-1, 1] under logits (N, 256, C, H, W): (N,), in nats."""
-    return -F.cross_entropy(logits, levels(images), reduction="none").flatten(1).sum(1)
+def levels(images: Tensor, num_levels: int = NUM_LEVELS) -> Tensor:
+    """The nearest levels 0..num_levels - 1 (int64) of images in [-1, 1]."""
+    return ((images + 1) * ((num_levels - 1) / 2)).round().long()
 
 
-def levels(images: Tensor) -> Tensor:
-    """The grey levels 0..255 (int64) of images in [-1, 1]."""
-    return ((images + 1) * 127.5).round().long()
+def from_levels(indices: Tensor, num_levels: int = NUM_LEVELS) -> Tensor:
+    """The values in [-1, 1] (float32) of levels 0..num_levels - 1. Inverse of `levels`."""
+    return indices / ((num_levels - 1) / 2) - 1
 
 
 def bits_per_dim(nll: Tensor, image_shape: tuple[int, ...]) -> Tensor:

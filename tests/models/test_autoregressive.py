@@ -8,20 +8,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from imagegen.models.pixelcnn import PixelCNN, inverse_cdf
+from imagegen.models.autoregressive import Autoregressive
 from imagegen.networks.pixelcnn import PixelCNN as Network
 from imagegen.objectives.lr_schedules import constant
+from imagegen.objectives.pixel_distributions import Categorical, inverse_cdf
 
 
 def build(
     image_shape: tuple[int, int, int], num_classes: int | None = None, dtype: torch.dtype = torch.float64
-) -> PixelCNN:
+) -> Autoregressive:
     torch.manual_seed(0)
-    network = Network(image_shape, num_classes, width=12, num_blocks=2).to(dtype)
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
+    network = partial(Network, image_shape, num_classes, width=12, num_blocks=2)
     optimizer = partial(torch.optim.AdamW, fused=True)
-    return PixelCNN(network, image_shape, num_classes, 1e-3, optimizer, constant, 1000.0)
+    model = Autoregressive(network, image_shape, num_classes, Categorical(), 1e-3, optimizer, constant, 1000.0)
+    for parameter in model.network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    model.ema.module.load_state_dict(model.network.state_dict())
+    return model.to(dtype)
 
 
 def random_images(num_images: int, image_shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> Tensor:
@@ -47,7 +50,7 @@ def test_log_likelihood_is_the_sum_of_log_probabilities(monkeypatch: pytest.Monk
         level = round((images[n, c, i, j].item() + 1) * 127.5)
         expected[n] += log_probs[n, level, c, i, j].detach()
     torch.testing.assert_close(model.log_likelihood(images, labels), expected)
-    monkeypatch.setattr("imagegen.models.pixelcnn.MAX_VALUES", 40)  # one image at a time
+    monkeypatch.setattr("imagegen.models.autoregressive.MAX_VALUES", 40)  # one image at a time
     torch.testing.assert_close(model.log_likelihood(images, labels), expected)
     bits = -expected.mean() / (3 * 3 * 4 * math.log(2))
     assert model.losses(images, labels)["loss"].item() == pytest.approx(bits.item(), rel=1e-5)
