@@ -14,9 +14,9 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+from imagegen.models.pixelcnn import inverse_cdf
 from torch import Tensor
 
-from imagegen.models.pixelcnn import inverse_cdf
 from imagegen.networks.pixelcnn import PixelCNN
 
 IMAGE_SHAPE = (1, 28, 28)

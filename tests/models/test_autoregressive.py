@@ -1,26 +1,41 @@
-"""The PixelCNN model: an exact likelihood, and samples that depend on their seeds alone."""
+"""Autoregressive models: an exact likelihood, and samples that depend on their seeds alone."""
 
 import itertools
 import math
+from collections.abc import Callable
 from functools import partial
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from imagegen.models.autoregressive import Autoregressive
-from imagegen.networks.pixelcnn import PixelCNN as Network
+from imagegen.networks.gated_pixelcnn import GatedPixelCNN
+from imagegen.networks.pixelcnn import PixelCNN
+from imagegen.networks.pixelsnail import PixelSNAIL
 from imagegen.objectives.lr_schedules import constant
-from imagegen.objectives.pixel_distributions import Categorical, inverse_cdf
+from imagegen.objectives.pixel_distributions import Categorical, LogisticMixture, PixelDistribution
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "pixelcnn": partial(PixelCNN, width=12, num_blocks=2),
+    "gated_pixelcnn": partial(GatedPixelCNN, width=6, num_layers=2),
+    "pixelsnail": partial(PixelSNAIL, width=6, num_blocks=1, head_dim=4),
+}
 
 
 def build(
-    image_shape: tuple[int, int, int], num_classes: int | None = None, dtype: torch.dtype = torch.float64
+    image_shape: tuple[int, int, int],
+    num_classes: int | None = None,
+    dtype: torch.dtype = torch.float64,
+    name: str = "pixelcnn",
+    distribution: PixelDistribution | None = None,
 ) -> Autoregressive:
+    """A small model in which every weight matters."""
     torch.manual_seed(0)
-    network = partial(Network, image_shape, num_classes, width=12, num_blocks=2)
+    network = partial(NETWORKS[name], image_shape, num_classes)
+    distribution = distribution or Categorical()
     optimizer = partial(torch.optim.AdamW, fused=True)
-    model = Autoregressive(network, image_shape, num_classes, Categorical(), 1e-3, optimizer, constant, 1000.0)
+    model = Autoregressive(network, image_shape, num_classes, distribution, 1e-3, optimizer, constant, 1000.0)
     for parameter in model.network.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     model.ema.module.load_state_dict(model.network.state_dict())
@@ -70,17 +85,51 @@ def test_the_loss_under_autocast_is_close() -> None:
     assert torch.equal(likelihood, model.log_likelihood(images))  # evaluation is never in bf16
 
 
-@pytest.mark.parametrize(("image_shape", "num_classes"), [((1, 6, 5), None), ((3, 3, 4), 4)])
-def test_cached_samples_are_those_of_full_passes(image_shape: tuple[int, int, int], num_classes: int | None) -> None:
-    model = build(image_shape, num_classes)
-    seeds = range(5, 8)
-    labels = model.sample_labels(seeds, None)
-    uniforms = model.uniforms(seeds, image_shape)
-    images = torch.zeros(3, *image_shape, dtype=torch.float64)
-    for i, j, c in itertools.product(range(image_shape[1]), range(image_shape[2]), range(image_shape[0])):
-        logits = model.network(images, labels)[:, :, c, i, j].detach()
-        images[:, c, i, j] = inverse_cdf(logits, uniforms[:, c, i, j]) / 127.5 - 1
-    torch.testing.assert_close(model.sample(3, seed=5).double(), images, rtol=0, atol=1e-6)
+def naive_samples(model: Autoregressive, seeds: range) -> tuple[Tensor, Tensor]:
+    """Images drawn by a whole pass for each group, and how close each draw was to another level (N,)."""
+    distribution, network = model.distribution, model.ema.module
+    channels, height, width = model.image_shape
+    labels, uniforms = model.sample_labels(seeds, None), model._uniforms(seeds)
+    images = torch.zeros(len(seeds), *model.image_shape, dtype=torch.float64)
+    nearest = torch.full((len(seeds),), torch.inf, dtype=torch.float64)
+    size = channels // model.num_groups
+    for i, j, g in itertools.product(range(height), range(width), range(model.num_groups)):
+        parameters = network(images, labels)[:, :, g, i, j].detach()
+        u = uniforms[:, g, :, i, j]
+        if isinstance(distribution, Categorical):
+            gaps = (parameters.softmax(1).cumsum(1) - u).abs().min(1).values
+            nearest = torch.minimum(nearest, gaps)
+        images[:, g * size : (g + 1) * size, i, j] = distribution.draw(parameters, u, 1.0).double()
+    return images, nearest
+
+
+@pytest.mark.parametrize(
+    "distribution", [Categorical(), Categorical(2), LogisticMixture(3)], ids=lambda d: type(d).__name__
+)
+@pytest.mark.parametrize(("image_shape", "num_classes"), [((1, 8, 5), None), ((3, 4, 4), 4)])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_cached_samples_are_those_of_full_passes(
+    name: str, image_shape: tuple[int, int, int], num_classes: int | None, distribution: PixelDistribution
+) -> None:
+    model = build(image_shape, num_classes, name=name, distribution=distribution)
+    images, nearest = naive_samples(model, range(5, 9))
+    drawn = model.draw(range(5, 9), None)
+    near_ties = int((nearest < 1e-12).sum())
+    assert near_ties == 0, f"{near_ties} near-ties: their images may differ"
+    assert torch.equal(drawn.double(), images.float().double())  # bit for bit
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_tiny_model_draws_all_16_pictures_as_often_as_it_says(name: str) -> None:
+    model = build((1, 2, 2), None, torch.float32, name, Categorical(2))
+    pictures = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 4).view(16, 1, 2, 2)
+    probabilities = model.log_likelihood(pictures).double().exp()
+    assert probabilities.sum().item() == pytest.approx(1, abs=1e-5)
+    drawn = model.sample(20_000, batch_size=20_000).flatten(1)
+    codes = ((drawn > 0) * torch.tensor([8, 4, 2, 1])).sum(1)
+    shares = torch.bincount(codes, minlength=16) / len(drawn)
+    deviations = (shares - probabilities) / (probabilities * (1 - probabilities) / len(drawn)).sqrt()
+    assert deviations.abs().max() < 4
 
 
 def test_samples_depend_on_neither_batch_nor_global_state() -> None:
@@ -117,6 +166,31 @@ def test_complete_keeps_the_known_pixels() -> None:
     torch.testing.assert_close(model.complete(images, nothing_known, seed=4), model.sample(3, seed=4))
 
 
+def test_what_cannot_be_completed_is_refused() -> None:
+    model = build((1, 4, 4), distribution=Categorical(2))
+    images, known = torch.ones(2, 1, 4, 4), torch.zeros(2, 1, 4, 4, dtype=torch.bool)
+    known[:, :, :2] = True
+    assert model.complete(images, known).shape == (2, 1, 4, 4)
+    for bad_images, bad_known, words in [
+        (images, torch.ones_like(known), "no pixel to complete"),
+        (images, known[:1], "known must be boolean"),
+        (images[:, :, :3], known, r"images must be \(1, 4, 4\), got \(1, 3, 4\)"),
+        (images.expand(2, 3, 4, 4), known, r"images must be \(1, 4, 4\), got \(3, 4, 4\)"),
+        (images * 0.5, known, "2 levels"),
+        (images * 3, known, "outside"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            model.complete(bad_images, bad_known)
+    model.complete(torch.where(known, images, 0.5), known)  # what is not known may be anything
+
+
+@pytest.mark.parametrize("method", ["losses", "log_likelihood"])
+def test_values_between_the_levels_are_refused(method: str) -> None:
+    model = build((1, 4, 4), distribution=Categorical(2))
+    with pytest.raises(ValueError, match="pixels must lie at one of 2 levels"):
+        getattr(model, method)(random_images(2, (1, 4, 4)), torch.zeros(2, dtype=torch.long))
+
+
 def test_wrong_labels_are_refused() -> None:
     model = build((1, 3, 3), num_classes=2)
     with pytest.raises(ValueError, match=r"0\.\.1"):
@@ -125,13 +199,3 @@ def test_wrong_labels_are_refused() -> None:
         build((1, 3, 3)).sample(1, torch.tensor([0]))
     with pytest.raises(IndexError):
         model.log_likelihood(random_images(1, (1, 3, 3)), torch.tensor([2]))
-
-
-def test_inverse_cdf_by_hand() -> None:
-    logits = torch.tensor([0.2, 0.0, 0.3, 0.5]).log().expand(6, 4)
-    uniforms = torch.tensor([0.1, 0.199, 0.201, 0.49, 0.51, 1 - 2**-24])
-    assert inverse_cdf(logits, uniforms).tolist() == [0, 0, 2, 2, 3, 3]
-    many = inverse_cdf(torch.zeros(10_000, 256), torch.rand(10_000, generator=torch.Generator().manual_seed(0)))
-    assert many.min() >= 0
-    assert many.max() <= 255
-    assert many.float().mean().item() == pytest.approx(127.5, abs=3)

@@ -43,9 +43,7 @@ class Autoregressive(GenerativeModel):
         channels = image_shape[0]
         self.num_groups = distribution.num_groups(channels)
         num_parameters = distribution.num_parameters(channels)
-        built = network(
-            num_groups=self.num_groups, num_parameters=num_parameters, is_softmax=distribution.is_softmax
-        )
+        built = network(num_groups=self.num_groups, num_parameters=num_parameters, is_softmax=distribution.is_softmax)
         super().__init__(built, image_shape, lr, optimizer, lr_schedule, ema_half_life)
         self.num_classes = num_classes
         self.distribution = distribution
@@ -141,4 +139,6 @@ class Autoregressive(GenerativeModel):
         num_levels = self.distribution.num_levels
         distance = (images - from_levels(levels(images, num_levels), num_levels)).abs()
         if images.numel() and not (images.abs().max() <= 1 and distance.max() < 0.01 / num_levels):
-            raise ValueError(f"pixels must lie at one of {num_levels} levels in [-1, 1], but some lie between or outside")
+            raise ValueError(
+                f"pixels must lie at one of {num_levels} levels in [-1, 1], but some lie between or outside"
+            )

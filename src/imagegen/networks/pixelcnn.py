@@ -19,8 +19,8 @@ class PixelCNN(nn.Module):
     """Images (N, C, H, W) in [-1, 1] to parameters (N, P, G, H, W), such as the logits of levels (arXiv:1601.06759).
 
     What is said of a group of channels depends on the pixels before in raster order and, within its own, on the groups
-    before (by default each channel is one: red, green, blue), on nothing else. A plain stack of masked convolutions has a blind spot: of the rows above, a pixel
-    does not see what lies to the right of a diagonal (arXiv:1606.05328, fig. 1).
+    before (by default each channel is one: red, green, blue), on nothing else. A plain stack of masked convolutions has
+    a blind spot: of the rows above, a pixel does not see what lies on the right of a diagonal (arXiv:1606.05328).
 
     Two additions to the paper pay for themselves in short runs: a learned bias for every position, and `num_dilations`
     dilations 1, 2, 4, ... in turn, with which six blocks see 17 pixels far instead of 9 at the same cost. Labels (N,)
@@ -239,7 +239,7 @@ class ConvCache:
                 self.finished = torch.cat([self.finished[:, 1:], columns[:, None]], 1)
             above = F.conv2d(self.finished.permute(0, 3, 1, 2), self.weight_above, conv.bias, dilation=self.dilation)
             from_rows = above[:, :, 0].permute(2, 0, 1).unbind(0)[: self.image_width]
-        self.from_rows = [values.split(self.out_size, dim=-1) for values in from_rows]
+        self.from_rows = [torch.split(values, self.out_size, -1) for values in from_rows]
         self.row = row
 
     def _first_tap(self, col: int) -> int:

@@ -63,8 +63,8 @@ class PixelSNAIL(CausalNetwork):
 
     def from_before(self, before: Tensor, contexts: Sequence[Tensor], memory: Memory | None) -> Tensor:
         x: Tensor = self.before(before, memory) + contexts[0]
-        for block, context in zip(self.blocks, contexts[1:] or [None] * len(self.blocks), strict=True):
-            x = block(x, before, context, memory)
+        for i, block in enumerate(self.blocks):
+            x = block(x, before, contexts[1 + i] if self.label_biases else None, memory)
         return x
 
 
@@ -75,13 +75,11 @@ class Block(nn.Module):
         self, width: int, num_layers: int, num_heads: int, head_dim: int, channels: int, num_places: int
     ) -> None:
         super().__init__()
-        self.num_places = num_places
         conv = partial(PixelConv, rows=KERNEL_SIZE, columns=KERNEL_SIZE)
         self.layers = nn.ModuleList(GatedResidual(conv, width) for _ in range(num_layers))
         inner = num_heads * head_dim
-        self.query = nn.Linear(width, inner)
-        self.key_value = nn.Linear(width + channels, 2 * inner)
-        self.attention = CausalAttention(num_heads)
+        self.query_key_value = nn.Linear(width + channels, inner + 2 * head_dim)
+        self.attention = CausalAttention(num_heads, num_places)
         self.merge = nn.Linear(inner + width, 2 * width)
         nn.init.zeros_(self.merge.weight)
         nn.init.zeros_(self.merge.bias)
@@ -89,6 +87,6 @@ class Block(nn.Module):
     def forward(self, x: Tensor, before: Tensor, context: Tensor | None, memory: Memory | None) -> Tensor:
         for layer in self.layers:
             x = layer(x, context, memory)
-        key, value = self.key_value(torch.cat([x, before.to(x.dtype)], -1)).chunk(2, -1)
-        found = self.attention(self.query(x), key, value, self.num_places, memory)
-        return x + F.glu(self.merge(torch.cat([F.silu(x), found.to(x.dtype)], -1)), -1)
+        query_key_value = self.query_key_value(torch.cat([x, before.to(x.dtype)], -1))
+        found = self.attention(query_key_value, memory)
+        return x + F.glu(self.merge(torch.cat([F.silu(x), found], -1)), -1)
