@@ -11,7 +11,10 @@ from torch import Tensor, nn
 
 from imagegen.models.autoregressive import Autoregressive
 from imagegen.networks.gated_pixelcnn import GatedPixelCNN
+from imagegen.networks.image_transformer import ImageTransformer
 from imagegen.networks.pixelcnn import PixelCNN
+from imagegen.networks.pixelcnn_pp import PixelCNNPP
+from imagegen.networks.pixelrnn import PixelRNN
 from imagegen.networks.pixelsnail import PixelSNAIL
 from imagegen.objectives.lr_schedules import constant
 from imagegen.objectives.pixel_distributions import Categorical, LogisticMixture, PixelDistribution
@@ -20,6 +23,9 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "pixelcnn": partial(PixelCNN, width=12, num_blocks=2),
     "gated_pixelcnn": partial(GatedPixelCNN, width=6, num_layers=2),
     "pixelsnail": partial(PixelSNAIL, width=6, num_blocks=1, head_dim=4),
+    "pixelcnn_pp": partial(PixelCNNPP, width=4),
+    "image_transformer": partial(ImageTransformer, width=8, num_blocks=1, head_dim=4),
+    "pixelrnn": partial(PixelRNN, width=5, num_layers=1),
 }
 
 

@@ -14,7 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from imagegen.networks.gated_pixelcnn import GatedPixelCNN
+from imagegen.networks.image_transformer import ImageTransformer
 from imagegen.networks.pixelcnn import PixelCNN
+from imagegen.networks.pixelcnn_pp import PixelCNNPP
+from imagegen.networks.pixelrnn import PixelRNN
 from imagegen.networks.pixelsnail import PixelSNAIL
 
 Network = Callable[..., nn.Module]
@@ -23,6 +26,9 @@ NETWORKS: dict[str, Network] = {
     "gated_pixelcnn": partial(GatedPixelCNN, width=6, num_layers=5),
     "gated_pixelcnn_5": partial(GatedPixelCNN, width=6, num_layers=2, kernel_size=5),
     "pixelsnail": partial(PixelSNAIL, width=6, num_blocks=2, num_layers=1, head_dim=3),
+    "pixelcnn_pp": partial(PixelCNNPP, width=4),
+    "image_transformer": partial(ImageTransformer, width=8, num_blocks=2, head_dim=3),
+    "pixelrnn": partial(PixelRNN, width=5, num_layers=2),
 }
 SEES_ALL = [name for name in NETWORKS if name != "pixelcnn"]
 # image shape and number of groups: grey, not square, colours one after the other, colours together

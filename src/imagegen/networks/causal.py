@@ -19,12 +19,12 @@ State = TypeVar("State")
 
 
 class Memory:
-    """What the layers of a network remember of `num_images` images of `width` columns, and the `row` now drawn."""
+    """What the layers of a network remember of `num_images` images of `width` columns, and the place now drawn."""
 
     def __init__(self, num_images: int, width: int) -> None:
         self.num_images = num_images
         self.width = width
-        self.row = 0
+        self.row = self.col = 0
         self.states: dict[Any, Any] = {}
 
     def recall(self, key: Any, begin: Callable[[], State]) -> State:
@@ -33,6 +33,12 @@ class Memory:
             self.states[key] = begin()
         state: State = self.states[key]
         return state
+
+    def halved(self) -> Memory:
+        """What the layers at half the size remember."""
+        half = self.recall("half", lambda: Memory(self.num_images, self.width // 2))
+        half.row, half.col = self.row // 2, self.col // 2
+        return half
 
 
 class CausalNetwork(nn.Module):
@@ -110,8 +116,8 @@ class Cache:
         width = self.memory.width
         place = row * width + col  # of the pixel before, as there is one more in front
         if group == 0:
+            self.memory.row, self.memory.col = row, col
             if col == 0:
-                self.memory.row = row
                 above = self.pixels[:, place + 1 - width : place + 1] if row else self.above
                 contexts = self.network.from_above(above, self.labels, self.memory)
                 self.contexts = list(zip(*(context.unbind(1) for context in contexts), strict=True))
