@@ -466,3 +466,21 @@ def test_em_needs_steps_that_end(composed: Compose) -> None:
     for forgetting in (0.5, 1.5):
         with pytest.raises(UserError, match="forgetting"):
             model(composed, "gmm", f"model.forgetting={forgetting}")
+
+
+@pytest.mark.parametrize("prior", ["gated_pixelcnn", "pixelcnn_pp", "pixelsnail", "image_transformer", "pixelrnn"])
+def test_any_network_of_the_past_is_a_prior_of_codes(composed: Compose, prior: str) -> None:
+    built = model(
+        composed,
+        "vq_vae",
+        "model.network.width=8",
+        f"network@model.prior_network={prior}",
+        "model.prior_network.width=8",
+    )
+    assert type(built.prior.network).__name__.lower() == prior.replace("_", "")
+    assert built.prior.distribution.num_levels == built.num_codes
+    labels = torch.tensor([1, 2])
+    assert built.sample(2, labels).shape == (2, 1, 8, 8)
+    images = torch.randint(256, (2, 1, 8, 8)) / 127.5 - 1
+    built.progress = 1.0
+    assert built.losses(images, labels)["loss"].item() == pytest.approx(8, abs=0.5)  # bits of a code among 256
