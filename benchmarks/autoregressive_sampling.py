@@ -40,7 +40,10 @@ BINARY, GREY, COLOUR = Categorical(2), Categorical(), LogisticMixture()
 CASES = {
     "pixelsnail": Case(partial(PixelSNAIL, width=64, num_blocks=8), BINARY, (1, 28, 28), "64 channels, 8 blocks"),
     "gated_pixelcnn": Case(
-        partial(GatedPixelCNN, width=128, num_layers=10), BINARY, (1, 28, 28), "128 channels, 10 layers"
+        partial(GatedPixelCNN, width=128, num_layers=10, num_dilations=1),
+        BINARY,
+        (1, 28, 28),
+        "128 channels, 10 layers",
     ),
     "pixelcnn": Case(partial(PixelCNN, width=32, num_blocks=15), BINARY, (1, 28, 28), "16 channels, 15 layers"),
     "pixelcnn_default": Case(PixelCNN, GREY, (1, 28, 28), "32 channels, 6 layers, 8-bit"),

@@ -90,14 +90,14 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    small = GatedPixelCNN((1, 14, 14), width=32, num_layers=5, num_parameters=2)
+    small = GatedPixelCNN((1, 14, 14), width=32, num_layers=5, num_dilations=1, num_parameters=2)
     pair = Training(small, torch.float32), Training(masked(small), torch.float32)
     images = pictures(50 * 8, 14)
     losses = [[training.step(images[8 * i : 8 * i + 8]) for training in pair] for i in range(50)]
     largest = max(abs(a - b) for a, b in losses)
     print(f"50 steps in float32: loss {losses[0][0]:.4f} to {losses[-1][0]:.4f} nats, difference at most {largest:.1e}")
 
-    network = GatedPixelCNN(IMAGE_SHAPE, width=128, num_layers=10, num_parameters=2)
+    network = GatedPixelCNN(IMAGE_SHAPE, width=128, num_layers=10, num_dilations=1, num_parameters=2)
     images = pictures(arguments.batch, 28)
     kinds = {
         "masked, float32": Training(masked(network), torch.float32),

@@ -24,6 +24,7 @@ Network = Callable[..., nn.Module]
 NETWORKS: dict[str, Network] = {
     "pixelcnn": partial(PixelCNN, width=12, num_blocks=2),
     "gated_pixelcnn": partial(GatedPixelCNN, width=6, num_layers=5),
+    "gated_pixelcnn_undilated": partial(GatedPixelCNN, width=6, num_layers=5, num_dilations=1),
     "gated_pixelcnn_5": partial(GatedPixelCNN, width=6, num_layers=2, kernel_size=5),
     "pixelsnail": partial(PixelSNAIL, width=6, num_blocks=2, num_layers=1, head_dim=3),
     "pixelcnn_pp": partial(PixelCNNPP, width=4),

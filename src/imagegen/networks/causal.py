@@ -136,13 +136,16 @@ class RowConv(nn.Conv2d):
     Its kernel is cropped: a kernel with masked rows below would compute the same and as many zeros.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, rows: int, columns: int, stride: int = 1) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, rows: int, columns: int, stride: int = 1, dilation: int = 1
+    ) -> None:
         if columns % 2 == 0:
             raise ValueError(f"columns must be odd, got {columns}")
-        super().__init__(in_channels, out_channels, (rows, columns), stride, padding=(0, columns // 2))
+        padding = 0, columns // 2 * dilation
+        super().__init__(in_channels, out_channels, (rows, columns), stride, padding, dilation)
 
     def forward(self, x: Tensor, memory: Memory | None = None) -> Tensor:
-        num_above = self.kernel_size[0] - 1
+        num_above = (self.kernel_size[0] - 1) * self.dilation[0]
         if memory is None:
             return convolved(self, F.pad(x, (0, 0, 0, 0, num_above, 0)))
         above = memory.recall(self, lambda: x.new_zeros(len(x), num_above, *x.shape[1:]))
@@ -154,13 +157,15 @@ class RowConv(nn.Conv2d):
 class PixelConv(nn.Conv2d):
     """A convolution over the own pixel, the columns left of it and the rows above those: one pixel after the other."""
 
-    def __init__(self, in_channels: int, out_channels: int, rows: int, columns: int, stride: int = 1) -> None:
-        super().__init__(in_channels, out_channels, (rows, columns), stride)
+    def __init__(
+        self, in_channels: int, out_channels: int, rows: int, columns: int, stride: int = 1, dilation: int = 1
+    ) -> None:
+        super().__init__(in_channels, out_channels, (rows, columns), stride, 0, dilation)
 
     def forward(self, x: Tensor, memory: Memory | None = None) -> Tensor:
         if memory is None:
-            rows, columns = self.kernel_size
-            return convolved(self, F.pad(x, (0, 0, columns - 1, 0, rows - 1, 0)))
+            above, left = ((size - 1) * self.dilation[0] for size in self.kernel_size)
+            return convolved(self, F.pad(x, (0, 0, left, 0, above, 0)))
         state = memory.recall(self, lambda: PixelConvState(self, memory.num_images, memory.width))
         return state.advance(x)
 
@@ -168,27 +173,25 @@ class PixelConv(nn.Conv2d):
 def convolved(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """A convolution of features (N, H, W, C), already padded above and on the left."""
     padding = (0, conv.padding[1])
-    y = F.conv2d(x.permute(0, 3, 1, 2), conv.weight, conv.bias, conv.stride, padding)  # type: ignore[arg-type]
+    x = x.permute(0, 3, 1, 2)
+    y = F.conv2d(x, conv.weight, conv.bias, conv.stride, padding, conv.dilation)  # type: ignore[arg-type]
     return y.permute(0, 2, 3, 1)
 
 
 class PixelConvState:
     """The inputs that one `PixelConv` still needs, as it advances by one pixel in each call.
 
-    What the finished rows give is computed for a whole row at once, when it begins. The own row is a matrix
-    (N, columns * channels), so that the taps of the kernel are a run of its columns and enter one matrix product
-    without being copied.
+    What the finished rows give is computed for a whole row at once, when it begins. The taps in the own row are, if the
+    kernel is not dilated, a run of numbers, which enters one matrix product without being copied.
     """
 
     def __init__(self, conv: PixelConv, num_images: int, width: int) -> None:
         self.conv = conv
         self.width = width
-        rows, columns = conv.kernel_size
-        self.channels = conv.in_channels
-        self.num_taps = columns
-        new_zeros = conv.weight.new_zeros
-        self.rows = new_zeros(num_images, rows, width + columns - 1, self.channels)  # the last one is the own row
-        self.own = new_zeros(num_images, (width + columns - 1) * self.channels)
+        self.dilation = conv.dilation[0]
+        above, self.left = ((size - 1) * self.dilation for size in conv.kernel_size)
+        self.rows = conv.weight.new_zeros(num_images, above, width + self.left, conv.in_channels)
+        self.own = conv.weight.new_zeros(num_images, width + self.left, conv.in_channels)
         self.weight = conv.weight[:, :, -1].permute(2, 1, 0).flatten(0, 1).contiguous()  # (columns * channels, outputs)
         self.col = 0
 
@@ -196,21 +199,20 @@ class PixelConvState:
         """The output (N, outputs) at the next pixel, of which x (N, channels) is the input."""
         if self.col == 0:
             self.from_rows = self._begin_row()
-        start, size = self.col * self.channels, self.num_taps * self.channels
-        self.own[:, start + size - self.channels : start + size] = x
-        output = torch.addmm(self.from_rows[self.col], self.own[:, start : start + size], self.weight)
+        self.own[:, self.col + self.left] = x
+        taps = self.own[:, self.col : self.col + self.left + 1 : self.dilation].flatten(1)
+        output = torch.addmm(self.from_rows[self.col], taps, self.weight)
         self.col = (self.col + 1) % self.width
         return output
 
     def _begin_row(self) -> Sequence[Tensor]:
         conv = self.conv
         assert conv.bias is not None
-        if self.rows.shape[1] == 1:
+        if self.rows.shape[1] == 0:
             return [conv.bias] * self.width
-        self.rows[:, -1] = self.own.view_as(self.rows[:, -1])
-        self.rows = self.rows.roll(-1, 1)
-        above = self.rows[:, :-1].permute(0, 3, 1, 2)
-        return F.conv2d(above, conv.weight[:, :, :-1], conv.bias)[:, :, 0].permute(0, 2, 1).unbind(1)
+        self.rows = torch.cat([self.rows[:, 1:], self.own[:, None]], 1)  # before the first row, zeros
+        above = F.conv2d(self.rows.permute(0, 3, 1, 2), conv.weight[:, :, :-1], conv.bias, dilation=conv.dilation)
+        return above[:, :, 0].permute(0, 2, 1).unbind(1)
 
 
 class Head(nn.Module):
@@ -301,12 +303,15 @@ class GatedResidual(nn.Module):
 
 
 class LabelBias(nn.Module):
-    """A bias (N, ..., width) for features (N, ..., width) of labels (N,); zeros at the beginning."""
+    """A bias (N, ..., width) for features (N, ..., width) of labels (N,).
+
+    It begins large: from zeros, a short run learns all of neighbouring pixels before it cares for the class.
+    """
 
     def __init__(self, num_classes: int, width: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(num_classes, width)
-        nn.init.zeros_(self.embedding.weight)
+        nn.init.normal_(self.embedding.weight, std=0.5)
 
     def forward(self, labels: Tensor, like: Tensor) -> Tensor:
         """Biases that broadcast to the features `like`."""

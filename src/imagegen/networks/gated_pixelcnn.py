@@ -18,7 +18,8 @@ class GatedPixelCNN(CausalNetwork):
 
     The vertical stack sees all rows above, one row after the other, the horizontal stack what is on the left in the own
     row and, through the vertical stack, everything above: no blind spot. Kernels are cropped to `kernel_size // 2 + 1`
-    rows or columns. A bias for every position is added to the paper's layers; labels add a bias to every gate.
+    rows or columns. Labels add a bias to every gate. As in `PixelCNN`, a bias for every position and dilations 1, 2, 4 in
+    turn are added to the paper's layers.
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class GatedPixelCNN(CausalNetwork):
         width: PositiveInt = 48,
         num_layers: PositiveInt = 6,
         kernel_size: PositiveInt = 3,
+        num_dilations: PositiveInt = 3,
         num_groups: PositiveInt | None = None,
         num_parameters: PositiveInt = 256,
         is_softmax: bool = True,
@@ -40,7 +42,9 @@ class GatedPixelCNN(CausalNetwork):
         self.position_bias = nn.Parameter(torch.zeros(height, image_width, width))
         self.first_vertical = RowConv(channels, width, reach, FIRST_KERNEL_SIZE)
         self.first_horizontal = PixelConv(channels, width, 1, reach)
-        self.layers = nn.ModuleList(GatedLayer(width, kernel_size, num_classes) for _ in range(num_layers))
+        self.layers = nn.ModuleList(
+            GatedLayer(width, kernel_size, 2 ** (i % num_dilations), num_classes) for i in range(num_layers)
+        )
 
     def from_above(self, above: Tensor, labels: Tensor | None, memory: Memory | None) -> Sequence[Tensor]:
         """For the first layer a position's bias, for each other layer what its gate gets from the vertical stack."""
@@ -63,13 +67,13 @@ class GatedPixelCNN(CausalNetwork):
 class GatedLayer(nn.Module):
     """One layer of both stacks; only the horizontal one has a residual connection."""
 
-    def __init__(self, width: int, kernel_size: int, num_classes: int | None) -> None:
+    def __init__(self, width: int, kernel_size: int, dilation: int, num_classes: int | None) -> None:
         super().__init__()
         reach = kernel_size // 2 + 1
-        self.vertical_conv = RowConv(width, 2 * width, reach, kernel_size)
+        self.vertical_conv = RowConv(width, 2 * width, reach, kernel_size, dilation=dilation)
         self.label_bias = LabelBias(num_classes, 4 * width) if num_classes else None
         self.to_horizontal = nn.Linear(2 * width, 2 * width)
-        self.horizontal_conv = PixelConv(width, 2 * width, 1, reach)
+        self.horizontal_conv = PixelConv(width, 2 * width, 1, reach, dilation=dilation)
         self.merge = nn.Linear(width, width)
 
     def vertical(self, v: Tensor, labels: Tensor | None, memory: Memory | None) -> tuple[Tensor, Tensor]:
