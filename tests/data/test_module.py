@@ -200,6 +200,12 @@ def test_binarised_pixels_are_white_as_often_as_they_are_bright(kind: str) -> No
     assert not data.splits["test"][0].equal(data.splits["val"][0])
 
 
+@pytest.mark.parametrize(("num_levels", "kind"), [(2, None), (256, "fixed")])
+def test_the_number_of_levels_is_that_of_the_pixels(num_levels: int, kind: str | None) -> None:
+    with pytest.raises(ValueError, match=f"num_levels is {num_levels}, but pixels have"):
+        ImageDataModule("grey", grey_splits, (1, 10, 2), 2, num_levels, 50, binarize=kind)  # type: ignore[arg-type]
+
+
 def test_dynamic_binarisation_draws_anew_in_training_only() -> None:
     class Training:
         training = True

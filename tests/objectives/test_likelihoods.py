@@ -7,13 +7,12 @@ import pytest
 import scipy.special
 import scipy.stats
 import torch
-from torch.nn import functional as F
 
 from imagegen.objectives.likelihoods import (
     DiscretizedLogistic,
     LogisticMixture,
     bits_per_dim,
-    categorical_log_prob,
+    from_levels,
     levels,
 )
 
@@ -96,26 +95,9 @@ def test_log_prob_adds_up_over_pixels_and_not_over_images() -> None:
         assert log_probs[i].item() == pytest.approx(total, rel=1e-9)
 
 
-@pytest.mark.parametrize("image_shape", [(1, 8, 8), (3, 32, 32)])
-def test_uniform_pixels_cost_eight_bits(image_shape: tuple[int, int, int]) -> None:
-    images = torch.randint(0, 256, (2, *image_shape)) / 127.5 - 1
-    nll = -categorical_log_prob(images, torch.zeros(2, 256, *image_shape))
-    torch.testing.assert_close(bits_per_dim(nll, image_shape), torch.full((2,), 8.0))
-
-
 def test_bits_per_dim_by_hand() -> None:
     nll = torch.tensor([0.0, 12 * math.log(2.0)])
     torch.testing.assert_close(bits_per_dim(nll, (3, 2, 2)), torch.tensor([0.0, 1.0]))
-
-
-def test_categorical_log_prob_by_hand() -> None:
-    logits = torch.randn(2, 256, 3, 2, 2, dtype=torch.float64)
-    wanted = torch.randint(0, 256, (2, 3, 2, 2))
-    log_probs = F.log_softmax(logits, dim=1)
-    expected = torch.zeros(2, dtype=torch.float64)
-    for n, c, y, x in np.ndindex(2, 3, 2, 2):
-        expected[n] += log_probs[n, wanted[n, c, y, x], c, y, x]
-    torch.testing.assert_close(categorical_log_prob(wanted / 127.5 - 1, logits), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -125,6 +107,11 @@ def test_levels_round_trip(dtype: torch.dtype) -> None:
     assert levels(images).dtype == torch.int64
     assert levels(images).equal(wanted)
     assert levels(images + 0.9 / 255).equal(wanted)
+    assert from_levels(wanted).to(dtype).sub(images).abs().max() < 1e-7
+    for num_levels in (2, 3, 100):
+        few = torch.arange(num_levels)
+        assert levels(from_levels(few, num_levels).to(dtype), num_levels).equal(few)
+        assert from_levels(few, num_levels)[[0, -1]].tolist() == [-1, 1]
 
 
 def test_two_levels_make_a_bernoulli_distribution() -> None:

@@ -88,14 +88,14 @@ def logistic_mean(location: Tensor, log_scale: Tensor, num_levels: int) -> Tenso
     return torch.tanh(0.5 * location * torch.exp(-log_scale)) if num_levels == 2 else location
 
 
-def categorical_log_prob(images: Tensor, logits: Tensor) -> Tensor:
-    """Log probability of images (N, C, H, W) in [-1, 1] under logits (N, 256, C, H, W): (N,), in nats."""
-    return -F.cross_entropy(logits, levels(images), reduction="none").flatten(1).sum(1)
+def levels(images: Tensor, num_levels: int = NUM_LEVELS) -> Tensor:
+    """The nearest levels 0..num_levels - 1 (int64) of images in [-1, 1]."""
+    return ((images + 1) * ((num_levels - 1) / 2)).round().long()
 
 
-def levels(images: Tensor) -> Tensor:
-    """The grey levels 0..255 (int64) of images in [-1, 1]."""
-    return ((images + 1) * 127.5).round().long()
+def from_levels(indices: Tensor, num_levels: int = NUM_LEVELS) -> Tensor:
+    """The values in [-1, 1] (float32) of levels 0..num_levels - 1. Inverse of `levels`."""
+    return indices / ((num_levels - 1) / 2) - 1
 
 
 def bits_per_dim(nll: Tensor, image_shape: tuple[int, ...]) -> Tensor:
