@@ -24,7 +24,8 @@ Compose = Callable[..., DictConfig]
 
 # Small networks: this is about the contract, quality has a test of its own.
 SMALL = {
-    "diffusion": ["model.network.width=16"],
+    **{name: ["model.network.width=16"] for name in ("diffusion", "edm")},
+    **{name: ["model.network.width=8", "model.num_steps=4"] for name in ("flow_matching", "ddpm", "improved_ddpm")},
     "gan": ["model.network.hidden=[32]", "model.discriminator.hidden=[32]"],
     "cgan": ["model.network.hidden=[32]", "model.discriminator.hidden=[32]"],
     **{

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 
 class UNet(nn.Module):
-    """Map noisy images (N, C, H, W), times (N,) in [0, 1] and labels (N,) to an output of the images' shape.
+    """Map noisy images (N, C, H, W), times (N,) of about [0, 1] and labels (N,) to (N, num_outputs * C, H, W).
 
     Images of 16 pixels and more are first folded 2x2 into channels (space-to-depth), smaller ones are not: the trunk
     then works on 14x14 and 7x7 (MNIST) or 16x16 and 8x8 (32x32 pictures). Channels are normalised pixel by pixel, which
@@ -27,6 +27,7 @@ class UNet(nn.Module):
         width: PositiveInt = 64,
         num_blocks: PositiveInt = 2,
         dropout: NonNegativeFloat = 0.0,
+        num_outputs: PositiveInt = 1,
     ) -> None:
         super().__init__()
         channels, height, width_pixels = image_shape
@@ -54,7 +55,8 @@ class UNet(nn.Module):
         for outer, inner in zip(widths[:-1], widths[1:], strict=True):
             self.merge.append(nn.Conv2d(inner, outer, 1))
             self.up.append(_residual_blocks(num_blocks, outer, outer, embedding, dropout))
-        self.head = nn.Conv2d(width, folded, 3, padding=1)
+        self.num_outputs = num_outputs
+        self.head = nn.Conv2d(width, num_outputs * folded, 3, padding=1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
