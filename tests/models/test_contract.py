@@ -26,6 +26,10 @@ Compose = Callable[..., DictConfig]
 SMALL = {
     **{name: ["model.network.width=16"] for name in ("diffusion", "edm")},
     **{name: ["model.network.width=8", "model.num_steps=4"] for name in ("flow_matching", "ddpm", "improved_ddpm")},
+    **{
+        name: ["model.network.width=16", "model.network.num_blocks=2", "model.network.hidden=16"]
+        for name in ("dit", "dit_moe")
+    },
     "gan": ["model.network.hidden=[32]", "model.discriminator.hidden=[32]"],
     "cgan": ["model.network.hidden=[32]", "model.discriminator.hidden=[32]"],
     **{

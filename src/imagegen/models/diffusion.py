@@ -9,8 +9,10 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from imagegen.models.base import GenerativeModel, LRSchedule, OptimizerFactory
+from imagegen.models.base import LRSchedule, OptimizerFactory
+from imagegen.models.denoising import DenoisingModel
 from imagegen.objectives.denoisers import NetworkDenoiser, Sampler, Watcher, num_evaluations
+from imagegen.objectives.expert_balance import balance_loss, usage
 from imagegen.objectives.noise_schedules import NoiseSchedule
 from imagegen.objectives.parameterizations import Parameterization
 from imagegen.objectives.samplers import Denoiser
@@ -23,7 +25,7 @@ Coupling = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 TimeGrid = Callable[[int], Tensor]
 
 
-class Diffusion(GenerativeModel):
+class Diffusion(DenoisingModel):
     """DDPM, EDM, flow matching and their kin: parts of `objectives` around one network, with optional class labels.
 
     - `noise_schedule` and `coupling` make noisy images, `time_distribution` and `weighting` say which count;
@@ -31,6 +33,7 @@ class Diffusion(GenerativeModel):
     - `sampler` on the `time_grid` of `num_steps` draws images. Labels are dropped with probability `label_dropout`,
       so that one network knows both with and without them: `guidance_scale` above 1 extrapolates from the latter.
     - `bounds_images` clamps what is denoised to [-1, 1] while sampling.
+    - `balance_weight` above 0, for networks with experts, makes these be used evenly.
     - `variance_weight` above 0 trains a second output of the network to say the variance of a step, one of
       `VARIANCE_STEPS` (Nichol & Dhariwal 2021, arXiv:2102.09672, sec. 3.1).
     """
@@ -55,6 +58,7 @@ class Diffusion(GenerativeModel):
         label_dropout: NonNegativeFloat,
         bounds_images: bool,
         variance_weight: NonNegativeFloat,
+        balance_weight: NonNegativeFloat,
         lr: PositiveFloat,
         optimizer: OptimizerFactory,
         lr_schedule: LRSchedule,
@@ -76,9 +80,12 @@ class Diffusion(GenerativeModel):
         self.label_dropout = label_dropout
         self.bounds_images = bounds_images
         self.variance_weight = variance_weight
+        self.balance_weight = balance_weight
         self._check_guidance(guidance_scale)
         if variance_weight > 0 and getattr(network, "num_outputs", 1) != 2:
             raise ValueError("variance_weight needs a network of two outputs: model.network.num_outputs=2")
+        if balance_weight > 0 and not hasattr(network, "routings"):
+            raise ValueError("balance_weight needs a network with experts, as that of model=dit_moe")
 
     def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The weighted mean squared error of the network's output per value."""
@@ -87,20 +94,29 @@ class Diffusion(GenerativeModel):
         noise = self.coupling(images, noise, None if self.num_classes is None else labels)
         x_t = self.noise_schedule.x_t(images, noise, t)
         output = self._output(self.network, x_t, t, self._dropped(labels))
-        terms = {}
+        terms: dict[str, Tensor] = {}
         if self.variance_weight > 0:
             output, share = output.chunk(2, dim=1)
             denoised = self.parameterization.denoised(output.detach(), x_t, t, self.noise_schedule)
-            bits = variance_loss(images, denoised, share, t, self.noise_schedule, self.VARIANCE_STEPS)
-            terms["variance_loss"] = bits
+            terms["variance_loss"] = variance_loss(images, denoised, share, t, self.noise_schedule, self.VARIANCE_STEPS)
+        if self.balance_weight > 0:
+            terms |= self._balance()
         target = self.parameterization.target(images, noise, t, self.noise_schedule)
         _, scale = self.parameterization.coefficients(t, self.noise_schedule)
         weight = self.weighting(self.noise_schedule.log_snr(t).exp(), scale)
-        loss = (weight * (output - target).square()).mean()
-        if terms:
-            terms = {"error": loss, **terms}
-            loss = loss + self.variance_weight * terms["variance_loss"]
-        return {"loss": loss, **terms}
+        error = (weight * (output - target).square()).mean()
+        if not terms:
+            return {"loss": error}
+        weights = {"variance_loss": self.variance_weight, "balance_loss": self.balance_weight}
+        loss = error + sum(weight * terms[name] for name, weight in weights.items() if name in terms)
+        return {"loss": loss, "error": error, **terms}
+
+    def _balance(self) -> dict[str, Tensor]:
+        """The balance loss and the share of each expert, means over the layers."""
+        routings: list[tuple[Tensor, Tensor]] = self.network.routings()  # type: ignore[operator]
+        losses = torch.stack([balance_loss(*routing) for routing in routings])
+        shares = torch.stack([usage(chosen, probabilities.shape[1]) for probabilities, chosen in routings]).mean(0)
+        return {"balance_loss": losses.mean()} | {f"expert_{i}": share for i, share in enumerate(shares)}
 
     def _output(self, network: nn.Module, x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         pictures, times = self.parameterization.network_input(x_t, t, self.noise_schedule)
@@ -112,6 +128,25 @@ class Diffusion(GenerativeModel):
             return None
         dropped = torch.rand(len(labels), device=labels.device) < self.label_dropout
         return labels.masked_fill(dropped, self.num_classes)
+
+    @torch.no_grad()
+    def expert_usage(self, images: Tensor, t: float, labels: Tensor | None = None, seed: int = 0) -> Tensor:
+        """The share of each of E experts in what an image's tokens choose at time t: (layers, N, E), averaged weights.
+
+        Raises ValueError for a network without experts.
+        """
+        network = self.ema.module.eval()
+        noise, time = self.noise(range(seed, seed + len(images)), self.image_shape), torch.full((1, 1, 1, 1), t)
+        x_t = self.noise_schedule.x_t(images, noise, time)
+        self._output(network, x_t, time.expand(len(x_t), 1, 1, 1), None if self.num_classes is None else labels)
+        routings: list[tuple[Tensor, Tensor]] = network.routings() if hasattr(network, "routings") else []  # type: ignore[operator]
+        if not routings:
+            raise ValueError("task: the network has no experts")
+        shares = []
+        for probabilities, chosen in routings:
+            counts = torch.zeros_like(probabilities).scatter_(1, chosen, 1.0)
+            shares.append(counts.view(len(images), -1, counts.shape[1]).mean(1) / chosen.shape[1])
+        return torch.stack(shares)
 
     # How it draws ---------------------------------------------------------------------------------------------------
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from imagegen.networks.time_embedding import TimeEmbedding
 
 
 class UNet(nn.Module):
@@ -36,13 +37,7 @@ class UNet(nn.Module):
             raise ValueError(f"UNet halves images: {height}x{width_pixels} must divide by {2 * self.patch_size}")
         size = min(height, width_pixels) // self.patch_size
         embedding = 4 * width
-        self.num_classes = num_classes
-        self.label_embedding = nn.Embedding(num_classes + 1, embedding) if num_classes else None
-        self.time_embedding = nn.Sequential(
-            nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
-        )
-        self.frequencies: Tensor
-        self.register_buffer("frequencies", torch.exp(torch.linspace(0, math.log(1000), width // 2)), persistent=False)
+        self.embedding = TimeEmbedding(width // 2, embedding, num_classes)
         folded = channels * self.patch_size**2
         self.stem = nn.Conv2d(folded, width, 3, padding=1)
         # Above the middle: two levels for 28x28 pictures (14, 7) and 8x8 ones (8, 4), three for 32x32 (16, 8, 4).
@@ -62,10 +57,7 @@ class UNet(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        angles = t[:, None] * self.frequencies
-        embedding = self.time_embedding(torch.cat([angles.cos(), angles.sin()], dim=1))  # (N, 4 width)
-        if self.label_embedding is not None:
-            embedding = embedding + self.label_embedding(labels)
+        embedding = self.embedding(t, labels)  # (N, 4 width)
         x = self.stem(F.pixel_unshuffle(x, self.patch_size))
         x = x.contiguous(memory_format=torch.channels_last)  # here: one channel alone has no order of its own
         skips = []

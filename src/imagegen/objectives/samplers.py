@@ -30,17 +30,17 @@ StepNoise = Callable[[int], Tensor]
 def euler(denoiser: Denoiser, x: Tensor, times: Tensor, schedule: NoiseSchedule, noise: StepNoise) -> Tensor:
     """First order in t; one evaluation for each step."""
     for t, t_next in _steps(times):
-        x = x + (t_next - t) * _velocity(denoiser(x, t), x, t, schedule)
+        x = x + (t_next - t) * velocity(denoiser(x, t), x, t, schedule)
     return x
 
 
 def heun(denoiser: Denoiser, x: Tensor, times: Tensor, schedule: NoiseSchedule, noise: StepNoise) -> Tensor:
     """Second order in t; two evaluations for each step, one for a last step to t=0 (Karras et al. 2022, alg. 1)."""
     for t, t_next in _steps(times):
-        slope = _velocity(denoiser(x, t), x, t, schedule)
+        slope = velocity(denoiser(x, t), x, t, schedule)
         x_next = x + (t_next - t) * slope
         if schedule.sigma(t_next) > 0:
-            slope_next = _velocity(denoiser(x_next, t_next), x_next, t_next, schedule)
+            slope_next = velocity(denoiser(x_next, t_next), x_next, t_next, schedule)
             x_next = x + (t_next - t) * 0.5 * (slope + slope_next)
         x = x_next
     return x
@@ -162,7 +162,8 @@ def _steps(times: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
     return bar
 
 
-def _velocity(denoised: Tensor, x: Tensor, t: Tensor, schedule: NoiseSchedule) -> Tensor:
+def velocity(denoised: Tensor, x: Tensor, t: Tensor, schedule: NoiseSchedule) -> Tensor:
+    """The time derivative of x_t on the path that the differential equation takes."""
     return schedule.velocity(denoised, (x - schedule.alpha(t) * denoised) / schedule.sigma(t), t)
 
 
