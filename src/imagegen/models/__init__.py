@@ -5,8 +5,20 @@ from imagegen.models.classifier import Classifier
 from imagegen.models.diffusion import Diffusion
 from imagegen.models.gan import GAN
 from imagegen.models.gmm import GMM
+from imagegen.models.latent_diffusion import LatentDiffusion
 from imagegen.models.pixelcnn import PixelCNN
 from imagegen.models.vae import VAE
 from imagegen.models.vq_vae import VQVAE
 
-__all__ = ["GAN", "GMM", "VAE", "VQVAE", "Classifier", "Diffusion", "DivergenceError", "GenerativeModel", "PixelCNN"]
+__all__ = [
+    "GAN",
+    "GMM",
+    "VAE",
+    "VQVAE",
+    "Classifier",
+    "Diffusion",
+    "DivergenceError",
+    "GenerativeModel",
+    "LatentDiffusion",
+    "PixelCNN",
+]

@@ -33,6 +33,8 @@ class Diffusion(DenoisingModel):
     - `sampler` on the `time_grid` of `num_steps` draws images. Labels are dropped with probability `label_dropout`,
       so that one network knows both with and without them: `guidance_scale` above 1 extrapolates from the latter.
     - `bounds_images` clamps what is denoised to [-1, 1] while sampling.
+    - `consistency`, where given, says at which share of its time an image's target is taken, as a function of progress
+      (`objectives.consistency`): 0 is the image itself.
     - `balance_weight` above 0, for networks with experts, makes these be used evenly.
     - `variance_weight` above 0 trains a second output of the network to say the variance of a step, one of
       `VARIANCE_STEPS` (Nichol & Dhariwal 2021, arXiv:2102.09672, sec. 3.1).
@@ -59,6 +61,7 @@ class Diffusion(DenoisingModel):
         bounds_images: bool,
         variance_weight: NonNegativeFloat,
         balance_weight: NonNegativeFloat,
+        consistency: Callable[[float], float] | None,
         lr: PositiveFloat,
         optimizer: OptimizerFactory,
         lr_schedule: LRSchedule,
@@ -81,6 +84,7 @@ class Diffusion(DenoisingModel):
         self.bounds_images = bounds_images
         self.variance_weight = variance_weight
         self.balance_weight = balance_weight
+        self.consistency = consistency
         self._check_guidance(guidance_scale)
         if variance_weight > 0 and getattr(network, "num_outputs", 1) != 2:
             raise ValueError("variance_weight needs a network of two outputs: model.network.num_outputs=2")
@@ -93,7 +97,8 @@ class Diffusion(DenoisingModel):
         t = self.time_distribution(len(images), images.device)[:, None, None, None]
         noise = self.coupling(images, noise, None if self.num_classes is None else labels)
         x_t = self.noise_schedule.x_t(images, noise, t)
-        output = self._output(self.network, x_t, t, self._dropped(labels))
+        known = self._dropped(labels)
+        output = self._output(self.network, x_t, t, known)
         terms: dict[str, Tensor] = {}
         if self.variance_weight > 0:
             output, share = output.chunk(2, dim=1)
@@ -101,9 +106,18 @@ class Diffusion(DenoisingModel):
             terms["variance_loss"] = variance_loss(images, denoised, share, t, self.noise_schedule, self.VARIANCE_STEPS)
         if self.balance_weight > 0:
             terms |= self._balance()
-        target = self.parameterization.target(images, noise, t, self.noise_schedule)
-        _, scale = self.parameterization.coefficients(t, self.noise_schedule)
+        skip, scale = self.parameterization.coefficients(t, self.noise_schedule)
         weight = self.weighting(self.noise_schedule.log_snr(t).exp(), scale)
+        gap = 1.0 if self.consistency is None else 1.0 - self.consistency(self.progress)
+        if gap == 1.0:
+            target = self.parameterization.target(images, noise, t, self.noise_schedule)
+        else:
+            earlier = (1 - gap) * t
+            x_earlier = self.noise_schedule.x_t(images, noise, earlier)
+            with torch.no_grad():  # after the pass with gradients: autocast keeps the weights of the first
+                earlier_output = self._output(self.network, x_earlier, earlier, known)
+            denoised = self.parameterization.denoised(earlier_output, x_earlier, earlier, self.noise_schedule)
+            target, weight = (denoised - skip * x_t) / scale, weight / gap
         error = (weight * (output - target).square()).mean()
         if not terms:
             return {"loss": error}
