@@ -141,8 +141,9 @@ class DenoisingModel(GenerativeModel):
     ) -> Tensor:
         """How noise becomes images: (num_samples, num_frames, C, H, W), the last frame being the images.
 
-        The others are x_t at about equal numbers of evaluations. A sampler whose times differ between images gives way
-        to Heun's method. `options` are those of `decode`.
+        The others are x_t at about equal numbers of evaluations, of which there are as many as frames if the model's
+        own are fewer. A sampler whose times differ between images gives way to Heun's method. `options` are those of
+        `decode`.
         """
         if num_frames < 2:
             raise ValueError(f"a film needs 2 frames, got {num_frames}")
@@ -154,6 +155,7 @@ class DenoisingModel(GenerativeModel):
 
         sampler: Any = options.pop("sampler", None) or self.sampler
         options["sampler"] = heun if hasattr(getattr(sampler, "func", sampler), "is_adaptive") else sampler
+        options.setdefault("num_steps", max(self.num_steps, num_frames - 1))
         images = self.sample(num_samples, labels, seed, batch_size=num_samples, watch=watch, **options)
         chosen = torch.linspace(0, len(seen), num_frames).round().int().tolist()
         return torch.stack([[*seen.values(), images][i] for i in chosen], 1)
