@@ -88,6 +88,8 @@ class Diffusion(DenoisingModel):
         self._check_guidance(guidance_scale)
         if variance_weight > 0 and getattr(network, "num_outputs", 1) != 2:
             raise ValueError("variance_weight needs a network of two outputs: model.network.num_outputs=2")
+        if variance_weight > 0 and consistency is not None:
+            raise ValueError("variance_weight is for steps of an ancestral sampler, which consistency does without")
         if balance_weight > 0 and not hasattr(network, "routings"):
             raise ValueError("balance_weight needs a network with experts, as that of model=dit_moe")
 
@@ -106,24 +108,30 @@ class Diffusion(DenoisingModel):
             terms["variance_loss"] = variance_loss(images, denoised, share, t, self.noise_schedule, self.VARIANCE_STEPS)
         if self.balance_weight > 0:
             terms |= self._balance()
-        skip, scale = self.parameterization.coefficients(t, self.noise_schedule)
-        weight = self.weighting(self.noise_schedule.log_snr(t).exp(), scale)
-        gap = 1.0 if self.consistency is None else 1.0 - self.consistency(self.progress)
-        if gap == 1.0:
-            target = self.parameterization.target(images, noise, t, self.noise_schedule)
-        else:
-            earlier = (1 - gap) * t
-            x_earlier = self.noise_schedule.x_t(images, noise, earlier)
-            with torch.no_grad():  # after the pass with gradients: autocast keeps the weights of the first
-                earlier_output = self._output(self.network, x_earlier, earlier, known)
-            denoised = self.parameterization.denoised(earlier_output, x_earlier, earlier, self.noise_schedule)
-            target, weight = (denoised - skip * x_t) / scale, weight / gap
+        target, weight = self._target(images, noise, x_t, t, known)
         error = (weight * (output - target).square()).mean()
         if not terms:
             return {"loss": error}
         weights = {"variance_loss": self.variance_weight, "balance_loss": self.balance_weight}
         loss = error + sum(weight * terms[name] for name, weight in weights.items() if name in terms)
         return {"loss": loss, "error": error, **terms}
+
+    def _target(
+        self, images: Tensor, noise: Tensor, x_t: Tensor, t: Tensor, labels: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The output that is asked for at x_t, and the weight of its error."""
+        schedule, kind = self.noise_schedule, self.parameterization
+        skip, scale = kind.coefficients(t, schedule)
+        weight = self.weighting(schedule.log_snr(t).exp(), scale)
+        ratio = 0.0 if self.consistency is None else self.consistency(self.progress)
+        if ratio == 0:
+            return kind.target(images, noise, t, schedule), weight
+        earlier = ratio * t
+        x_earlier = schedule.x_t(images, noise, earlier)
+        with torch.no_grad():  # after the pass with gradients: autocast keeps the weights of the first
+            output = self._output(self.network, x_earlier, earlier, labels)
+        denoised = kind.denoised(output, x_earlier, earlier, schedule)
+        return (denoised - skip * x_t) / scale, weight / (1 - ratio)
 
     def _balance(self) -> dict[str, Tensor]:
         """The balance loss and the share of each expert, means over the layers."""
@@ -150,7 +158,10 @@ class Diffusion(DenoisingModel):
         Raises ValueError for a network without experts.
         """
         network = self.ema.module.eval()
-        noise, time = self.noise(range(seed, seed + len(images)), self.image_shape), torch.full((1, 1, 1, 1), t)
+        noise, time = (
+            self.noise(range(seed, seed + len(images)), self.image_shape),
+            torch.full((1, 1, 1, 1), t).to(images),
+        )
         x_t = self.noise_schedule.x_t(images, noise, time)
         self._output(network, x_t, time.expand(len(x_t), 1, 1, 1), None if self.num_classes is None else labels)
         routings: list[tuple[Tensor, Tensor]] = network.routings() if hasattr(network, "routings") else []  # type: ignore[operator]

@@ -4,7 +4,6 @@ Any pairing with the right marginals is right; one whose paths cross less is eas
 """
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 
@@ -19,6 +18,8 @@ def optimal_transport(images: Tensor, noise: Tensor, labels: Tensor | None) -> T
     Mini-batch optimal transport (Pooladian et al. 2023, arXiv:2304.14772), exact. With labels only within each class:
     otherwise the noise of a class would no longer be normally distributed, as it is when that class is drawn.
     """
+    from scipy.optimize import linear_sum_assignment  # takes a third of a second
+
     groups = torch.zeros(len(images)) if labels is None else labels
     paired = noise.clone()
     for group in groups.unique():  # type: ignore[no-untyped-call]
