@@ -46,7 +46,7 @@ def perform(model: GenerativeModel, trained_on: DictConfig, out: Path, request: 
     if task not in TASKS:
         raise ValueError(f"task: {task} is not one of {', '.join(TASKS)}")
     if task in (*GRIDS, *TABLES, "film"):
-        ability(model, {"film": "trajectory", "experts": "expert_usage"}.get(task, task))
+        ability(model, {"film": "trajectory", "experts": "expert_usage"}.get(task, task), task)
     if task in TABLES:
         images, labels = test_images(trained_on)
         return print(TABLES[task](model, images[:num_samples], labels[:num_samples], request))
@@ -94,10 +94,10 @@ def test_images(trained_on: DictConfig) -> tuple[Tensor, Tensor]:
     return from_uint8(images), labels
 
 
-def ability(model: GenerativeModel, name: str) -> Callable[..., Any]:
-    """A method that only some families have. Raises ValueError where this one has not."""
+def ability(model: GenerativeModel, name: str, task: str | None = None) -> Callable[..., Any]:
+    """A method that only some families have. Raises ValueError where this one has not, in words of the task."""
     if not hasattr(model, name):
-        raise ValueError(f"task: {type(model).__name__} cannot {name.replace('_', ' ')}")
+        raise ValueError(f"task: {type(model).__name__} cannot {(task or name).replace('_', ' ')}")
     method: Callable[..., Any] = getattr(model, name)
     return method
 
