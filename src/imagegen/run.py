@@ -26,6 +26,7 @@ from imagegen.json_files import update_json, write_json
 from imagegen.metrics.features import FeatureError
 from imagegen.metrics.generation import SampleError
 from imagegen.models.base import DivergenceError, MismatchError
+from imagegen.objectives.denoisers import SamplingError
 from imagegen.scores import summary
 
 # Of the processes of a run only the first makes the folder; Lightning starts the others with this variable set.
@@ -172,5 +173,5 @@ def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
     """Turn mishaps that the user can mend, and exceptions of these kinds, into a UserError of one line."""
     try:
         yield
-    except (DataError, FeatureError, SampleError, DivergenceError, MismatchError) + kinds as error:
+    except (DataError, FeatureError, SampleError, DivergenceError, MismatchError, SamplingError) + kinds as error:
         raise UserError(str(error).strip()) from error

@@ -309,9 +309,12 @@ class GenerativeModel(ImageModel):
         """The images (N, C, H, W) in [-1, 1] that people should look at during training, by name."""
         return {"samples": self.sample(num_samples, seed=seed)}
 
-    def noise(self, seeds: range, shape: Sequence[int]) -> Tensor:
-        """Standard normal noise (N, *shape), row i from a counter-based generator keyed by `seeds[i]` alone."""
-        rows = [_generator(seed).standard_normal(tuple(shape), dtype=np.float32) for seed in seeds]
+    def noise(self, seeds: range, shape: Sequence[int], stream: int = 0) -> Tensor:
+        """Standard normal noise (N, *shape), row i from a counter-based generator keyed by `seeds[i]` alone.
+
+        Another `stream` is other noise of the same seeds, as for each step of a sampler.
+        """
+        rows = [_generator(seed, stream).standard_normal(tuple(shape), dtype=np.float32) for seed in seeds]
         return torch.from_numpy(np.stack(rows)).to(self.device)
 
     def uniforms(self, seeds: range, shape: Sequence[int]) -> Tensor:
@@ -332,5 +335,5 @@ class GenerativeModel(ImageModel):
         return labels
 
 
-def _generator(seed: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(key=seed))
+def _generator(seed: int, stream: int = 0) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=seed + (stream << 64)))
