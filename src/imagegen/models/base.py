@@ -153,22 +153,21 @@ class ImageModel(LightningModule):
         losses = {f"{stage}/{name}": value for name, value in self.evaluation_losses(*batch).items()}
         self.log_dict(losses, on_epoch=True, sync_dist=True, batch_size=len(batch[0]), logger=False)
 
-    def on_validation_end(self) -> None:
-        self._write_stage("val/")
-
-    def on_test_end(self) -> None:
-        self._write_stage("test/")
-
-    def _write_stage(self, prefix: str) -> None:
-        if not self.trainer.sanity_checking:
-            metrics = self.trainer.callback_metrics
-            self.write_metrics({name: float(value) for name, value in metrics.items() if name.startswith(prefix)})
+    def check_weights(self) -> None:
+        """Raise DivergenceError if a trained weight is no finite number."""
+        norms = torch.stack(torch._foreach_norm([parameter.detach() for parameter in self.parameters()]))
+        if not norms.isfinite().all():
+            raise DivergenceError(f"training diverged after {self.images_seen} images: weights are no longer numbers")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["images_seen"] = self.images_seen
+        checkpoint["losses"] = {"sums": self._sums, "num_summed": self._num_summed, "means": self.train_means}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.images_seen = self._averaged_at = checkpoint["images_seen"]
+        losses = checkpoint.get("losses", {})
+        self._sums, self._num_summed = dict(losses.get("sums", {})), losses.get("num_summed", 0)
+        self.train_means = losses.get("means", {})
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning sets this string about 40 times a step; nn.Module's own __setattr__ takes microseconds each time.
