@@ -6,6 +6,7 @@ import errno
 import fcntl
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from lightning import seed_everything
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf, open_dict
 
+from imagegen.callbacks.checkpoints import ProcessError
 from imagegen.checkpoint_io import CheckpointError
 from imagegen.config import UserError, build
 from imagegen.data import DataError
@@ -38,6 +40,7 @@ from imagegen.stop_signals import STOP
 # Of the processes of a run only the first makes the folder; Lightning starts the others with this variable set.
 RUN_DIR_VARIABLE = "IMAGEGEN_RUN_DIR"
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+PEER_ERRORS = re.compile("gloo|nccl|tcpstore|connection (closed|reset)", re.IGNORECASE)
 LAUNCH_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", RUN_DIR_VARIABLE)
 
 
@@ -211,7 +214,7 @@ def quiet_lightning() -> None:
     """Leave out the lines of Lightning that tell a user of this project nothing."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
-    for text in (".*does not have many workers.*", ".*isinstance.*LeafSpec.*", ".*`LightningDataModule`.*"):
+    for text in (".*does not have many workers.*", ".*isinstance.*LeafSpec.*", ".*`LightningDataModule`.*", ".*all_gather is deprecated.*"):
         warnings.filterwarnings("ignore", message=text)
     warnings.filterwarnings("ignore", category=UserWarning, module="lightning.*")
     warnings.filterwarnings("ignore", message=".*will save all extracted features in buffer.*")
@@ -222,8 +225,12 @@ def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
     """Turn mishaps that the user can mend, and exceptions of these kinds, into a UserError of one line."""
     try:
         yield
-    except (DataError, FeatureError, SampleError, DivergenceError, CheckpointError) + kinds as error:
+    except (DataError, FeatureError, SampleError, DivergenceError, CheckpointError, ProcessError) + kinds as error:
         raise UserError(str(error).strip()) from error
+    except RuntimeError as error:
+        if PEER_ERRORS.search(str(error)):
+            raise UserError(f"another process of this run has died or hangs ({str(error).splitlines()[0][:120]})") from error
+        raise
     except OSError as error:
         if error.errno in DISK_ERRORS:
             raise UserError(f"cannot write {error.filename or 'a file'}: {error.strerror}") from error

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import shutil
 import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from pydantic import PositiveFloat
 
 from imagegen.stop_signals import STOP
+
+class ProcessError(RuntimeError):
+    """The processes of a run do not work together."""
+
 
 class BestAndLast(ModelCheckpoint):
     """Keep `best.ckpt` by a validation score and `last.ckpt`, each with the config that rebuilds its model.
@@ -50,6 +57,7 @@ class BestAndLast(ModelCheckpoint):
     # When a checkpoint is written -----------------------------------------------------------------------------------
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        self._check_config(trainer)
         self._start = time.monotonic()
         trainer.should_stop = False  # where the time is up already, the last validation may still be due
 
@@ -95,6 +103,14 @@ class BestAndLast(ModelCheckpoint):
         # Elsewhere it has been saved already, or an exception may have cut a step in two.
         if self._is_validation_due and isinstance(exception, KeyboardInterrupt | SystemExit):
             self._save(trainer, pl_module)
+
+    def _check_config(self, trainer: Any) -> None:
+        """Refuse to train where processes were started with different configs: they would average what differs."""
+        if trainer.world_size > 1:
+            digest = hashlib.sha256(json.dumps(self.config, sort_keys=True, default=str).encode()).digest()
+            number = torch.tensor(int.from_bytes(digest[:7], "big"), device=trainer.strategy.root_device)
+            if len(set(trainer.strategy.all_gather(number).tolist())) > 1:
+                raise ProcessError("the processes of this run were started with different configs")
 
     def _look(self, trainer: Any, batch_idx: int) -> tuple[int, bool]:
         """The signal that asks for an end, or 0, and whether it is time to save: in all processes the same."""

@@ -36,3 +36,9 @@ class SampleGrid(Callback):
             for logger in trainer.loggers:
                 if hasattr(logger, "log_image"):
                     logger.log_image(name, [Image.fromarray(grid)], step=pl_module.images_seen)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"last": None if self.last is None else self.last.name}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.last = None if state_dict["last"] is None else self.dirpath / state_dict["last"]
