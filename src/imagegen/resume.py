@@ -60,7 +60,6 @@ def start(cfg: DictConfig) -> Start:
     where it was stopped.
     """
     if HydraConfig.get().mode == RunMode.MULTIRUN and cfg.run_dir is not None:
-        cfg = cfg.copy()
         cfg.run_dir, cfg.resume = str(Path(cfg.run_dir) / _job_name()), "auto"
     choices = {key: value for key, value in HydraConfig.get().runtime.choices.items() if not key.startswith("hydra/")}
     overrides = [text for text in HydraConfig.get().overrides.task if _key(text) not in OF_THIS_START]
@@ -87,6 +86,7 @@ def _again(fresh: Start) -> Start:
         raise UserError("resume: auto needs a folder that stays the same; give one with run_dir=")
     folder = Path(fresh.cfg.run_dir)
     if "LOCAL_RANK" not in os.environ and read_json(folder / "status.json").get("state") == "finished":
+        print(f"{folder} is finished already")
         return fresh._replace(scores=read_json(folder / "scores.json"))
     found = newest_checkpoint(folder)
     if found is None:
