@@ -7,7 +7,6 @@ import fcntl
 import logging
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -35,7 +34,7 @@ from imagegen.metrics.generation import SampleError
 from imagegen.models.base import DivergenceError
 from imagegen.resume import Start
 from imagegen.scores import summary
-from imagegen.stop_signals import STOP
+from imagegen.stop_signals import REQUEUES, STOP
 
 # Of the processes of a run only the first makes the folder; Lightning starts the others with this variable set.
 RUN_DIR_VARIABLE = "IMAGEGEN_RUN_DIR"
@@ -162,7 +161,7 @@ class Run:
             self._write_status("stopped", reason=name)
             if self.is_first:
                 print(f"stopped by {name}; python train.py resume={self.path} goes on", file=sys.stderr, flush=True)
-                if STOP.received == signal.SIGUSR1:
+                if STOP.received in REQUEUES:
                     _requeue()
         else:
             interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
@@ -206,7 +205,7 @@ def _lock(folder: Path) -> int:
 
 def _requeue() -> None:
     job = os.environ.get("SLURM_JOB_ID")
-    if job is not None:
+    if job is not None and "SUBMITIT_EXECUTOR" not in os.environ:  # which does it by itself
         subprocess.run(["scontrol", "requeue", job], check=False)
 
 

@@ -7,11 +7,12 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+REQUEUES = (signal.SIGUSR1, signal.SIGUSR2)  # the time of a job in a queue is nearly up; submitit sends the second
 
 
 class StopSignals:
-    """A context in which SIGTERM, SIGINT and SIGUSR1 raise SystemExit(128 + signal).
+    """A context in which SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 raise SystemExit(128 + signal).
 
     While `is_held`, a first signal is only noted in `received`: whoever holds it calls `leave` at a good moment. A
     second one does not wait. Only the main thread can catch signals; in another the context does nothing.
@@ -32,10 +33,11 @@ class StopSignals:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
+        before, self._before, self.is_held = self._before, {}, False
+        for number, handler in before.items():
             signal.signal(number, handler)
-        self._before = {}
-        self.is_held = False
+        if self.received in REQUEUES and callable(before.get(self.received)):
+            signal.raise_signal(self.received)  # whoever started this job puts it back into its queue
 
     def install(self) -> None:
         """Catch the signals, again if others have taken them meanwhile; only within the context."""

@@ -154,6 +154,8 @@ class BestAndLast(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the best score; its checkpoint comes along if the run goes on in another folder."""
+        if not math.isnan(self._start):  # at the test of the best weights
+            return
         self._seconds_before = state_dict["seconds"]
         self._is_validation_due = state_dict["is_validation_due"]
         then, now = Path(state_dict["best_model_path"]), Path(str(self.dirpath)) / "best.ckpt"

@@ -41,4 +41,5 @@ class SampleGrid(Callback):
         return {"last": None if self.last is None else self.last.name}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.last = None if state_dict["last"] is None else self.dirpath / state_dict["last"]
+        if self.last is None and state_dict["last"] is not None:  # not at the test of the best weights
+            self.last = self.dirpath / state_dict["last"]

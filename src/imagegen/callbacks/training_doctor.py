@@ -81,6 +81,8 @@ class TrainingDoctor(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on without repeating what was said."""
+        if self._said:  # at the test of the best weights
+            return
         self.warnings, self._said = list(state_dict["warnings"]), set(state_dict["said"])
         self._best.update(state_dict["best"])
 
