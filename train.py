@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(cfg: DictConfig) -> float | None:
     from imagegen.config import build, to_plain, validate
+    from imagegen.preview import preview
     from imagegen.resume import start
     from imagegen.run import Run, one_line_errors
     from imagegen.scores import collect_scores
@@ -18,6 +19,11 @@ def main(cfg: DictConfig) -> float | None:
     validate(cfg)
     if beginning.scores is not None:
         return beginning.scores.get(cfg.optimized_metric)
+
+    if cfg.dry:
+        with one_line_errors():
+            preview(cfg)
+        return None
 
     with one_line_errors(), Run(beginning) as run:
         data = build(cfg.data, "data")

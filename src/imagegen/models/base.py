@@ -168,7 +168,7 @@ class ImageModel(LightningModule):
         self._sums.clear()
         if self.num_bad_steps > self._num_bad_logged:
             self._num_bad_logged = self.num_bad_steps
-            means = {name: value for name, value in means.items() if math.isfinite(value)}
+            means = self.train_means | {name: value for name, value in means.items() if math.isfinite(value)}
         if not all(map(math.isfinite, means.values())):
             raise DivergenceError(f"training diverged after {self.images_seen} images: {means}; try a smaller model.lr")
         self.train_means = means
