@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import resource
@@ -32,8 +33,12 @@ class Process:
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / f"output_{len(list(folder.glob('output_*')))}.txt"
         environment = {name: text for name, text in os.environ.items() if not name.startswith(("WANDB_", "IMAGEGEN_"))}
-        cache = {"IMAGEGEN_CACHE_DIR": os.environ["IMAGEGEN_CACHE_DIR"], "HOME": str(folder), "OMP_NUM_THREADS": "1"}
-        environment |= cache | {"NETRC": str(folder / "netrc")} | variables
+        own = {
+            "IMAGEGEN_CACHE_DIR": os.environ.get("IMAGEGEN_CACHE_DIR", str(folder / "cache")),
+            "HOME": str(folder),
+            "OMP_NUM_THREADS": "1",
+        }
+        environment |= own | {"NETRC": str(folder / "netrc")} | variables
         self._process = context.Process(target=_run, args=(folder, environment, self.log, function, arguments))
         self._process.start()
 
@@ -64,7 +69,10 @@ def _script(name: str, arguments: tuple[str, ...]) -> None:
     if "FILE_SIZE" in os.environ:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(os.environ["FILE_SIZE"]), resource.RLIM_INFINITY))
     sys.argv = [str(ROOT / name), *arguments]
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    finally:
+        atexit._run_exitfuncs()  # which a process of multiprocessing leaves out
 
 
 def _run(folder: Path, environment: dict[str, str], log: Path, function: Callable[..., Any], arguments: Any) -> None:

@@ -120,7 +120,10 @@ def places(data_dir: Path | None) -> Iterator[Finding]:
     else:
         found = [name for name in ("mnist", "cifar10") if (data_dir / name).is_dir()]
         yield Finding("data", f"{data_dir}: {', '.join(found) or 'neither mnist nor cifar10'}", bool(found))
-    for what, place in (("here", Path.cwd()), ("temporary files", Path(os.environ.get("TMPDIR", tempfile.gettempdir())))):
+    for what, place in (
+        ("here", Path.cwd()),
+        ("temporary files", Path(os.environ.get("TMPDIR", tempfile.gettempdir()))),
+    ):
         if not place.is_dir():
             yield Finding(what, f"{place} does not exist", False)
             continue

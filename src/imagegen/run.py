@@ -213,7 +213,12 @@ def quiet_lightning() -> None:
     """Leave out the lines of Lightning that tell a user of this project nothing."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
-    for text in (".*does not have many workers.*", ".*isinstance.*LeafSpec.*", ".*`LightningDataModule`.*", ".*all_gather is deprecated.*"):
+    for text in (
+        ".*does not have many workers.*",
+        ".*isinstance.*LeafSpec.*",
+        ".*`LightningDataModule`.*",
+        ".*all_gather is deprecated.*",
+    ):
         warnings.filterwarnings("ignore", message=text)
     warnings.filterwarnings("ignore", category=UserWarning, module="lightning.*")
     warnings.filterwarnings("ignore", message=".*will save all extracted features in buffer.*")
@@ -228,7 +233,9 @@ def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
         raise UserError(str(error).strip()) from error
     except RuntimeError as error:
         if PEER_ERRORS.search(str(error)):
-            raise UserError(f"another process of this run has died or hangs ({str(error).splitlines()[0][:120]})") from error
+            raise UserError(
+                f"another process of this run has died or hangs ({str(error).splitlines()[0][:120]})"
+            ) from error
         raise
     except OSError as error:
         if error.errno in DISK_ERRORS:

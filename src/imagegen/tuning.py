@@ -188,7 +188,9 @@ def report(study: optuna.Study, request: dict[str, Any], folder: Path) -> None:
     out = folder / "best.yaml" if request["out"] is None else Path(request["out"])
     out.parent.mkdir(parents=True, exist_ok=True)
     best = study.best_trial
-    out.write_text(experiment(request["train"], best.params, f"{request['metric']} {best.value:.5g}, {study.study_name}"))
+    out.write_text(
+        experiment(request["train"], best.params, f"{request['metric']} {best.value:.5g}, {study.study_name}")
+    )
     print(f"best: trial {best.number}, {request['metric']} {best.value:.5g}, {best.params}; written to {out}")
     plot(study, folder)
 

@@ -41,7 +41,9 @@ class StopAt(lightning.Callback):
             raise SystemExit(143)
 
 
-def fit(cfg: DictConfig, folder: Path, stop: lightning.Callback | None = None, num_images: int = NUM_IMAGES) -> BestAndLast:
+def fit(
+    cfg: DictConfig, folder: Path, stop: lightning.Callback | None = None, num_images: int = NUM_IMAGES
+) -> BestAndLast:
     """Train with all that keeps state, and save after each step; go on if there is a checkpoint."""
     checkpoints = BestAndLast(str(folder / "checkpoints"), "val/fid", "min", save_every_seconds=1e-9)
     checkpoints.config, checkpoints.MAX_SHARE = to_plain(cfg), math.inf
@@ -152,7 +154,9 @@ def test_weights_that_are_no_numbers_are_never_saved(cfg: DictConfig, tmp_path: 
 def test_the_time_of_all_processes_counts(cfg: DictConfig, tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
         fit(cfg, tmp_path, StopAt("on_validation_end", 2))
-    before = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]["BestAndLast"]["seconds"]
+    before = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]["BestAndLast"][
+        "seconds"
+    ]
     assert before > 0
     start = time.monotonic()
     checkpoints = fit(cfg, tmp_path)

@@ -16,6 +16,7 @@ from pydantic import PositiveFloat
 
 from imagegen.stop_signals import STOP
 
+
 class ProcessError(RuntimeError):
     """The processes of a run do not work together."""
 
@@ -32,9 +33,7 @@ class BestAndLast(ModelCheckpoint):
     MAX_SHARE = 0.01  # of the time that may go into saves between validations
     STEPS_BETWEEN_LOOKS = 10  # at the clock and the signals, where several processes have to agree
 
-    def __init__(
-        self, dirpath: str, monitor: str | None, mode: str, save_every_seconds: PositiveFloat = 30.0
-    ) -> None:
+    def __init__(self, dirpath: str, monitor: str | None, mode: str, save_every_seconds: PositiveFloat = 30.0) -> None:
         super().__init__(dirpath=dirpath, filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
         self.last = Path(dirpath) / "last.ckpt"
         self.save_every_seconds = save_every_seconds
