@@ -35,7 +35,7 @@ class Clock(Callback):
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if self._num_steps == 0:
             self._counter = FlopCounterMode(display=False)
-            self._counter.__enter__()
+            self._counter.__enter__()  # type: ignore[no-untyped-call]
         if self._num_steps == NUM_WARM:
             _wait()
             self._start = time.perf_counter()
@@ -43,7 +43,7 @@ class Clock(Callback):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._num_steps += 1
         if self._counter is not None:
-            self._counter.__exit__(None, None, None)
+            self._counter.__exit__(None, None, None)  # type: ignore[no-untyped-call]
             self.flops, self._counter = self._counter.get_total_flops() // len(batch[0]), None
         _wait()
         self.seconds = time.perf_counter() - self._start
@@ -81,8 +81,8 @@ def _durations(
         num_images = cfg.trainer.max_epochs * data.num_train
     if num_images is None:
         days, hours, minutes, seconds = map(int, str(limit or Trainer.DEFAULT_MAX_TIME).split(":"))
-        limit = ((24 * days + hours) * 60 + minutes) * 60 + seconds
-        words = f"{_text(limit)}, some {images_per_second * limit:,.0f} images"
+        total = ((24 * days + hours) * 60 + minutes) * 60 + seconds
+        words = f"{_text(total)}, some {images_per_second * total:,.0f} images"
     else:
         words = f"{_text(num_images / images_per_second)} for {num_images:,} images"
     rows = {"training": words}
@@ -91,10 +91,10 @@ def _durations(
         start = time.perf_counter()
         model.sample(NUM_DRAWN)
         _wait()
-        seconds = (time.perf_counter() - start) / NUM_DRAWN
+        per_image = (time.perf_counter() - start) / NUM_DRAWN
         for split, number in callbacks["metrics"].num_samples.items():
             name = "each validation" if split == "val" else "the final scores"
-            rows[name] = f"{_text(seconds * number)} to draw {number:,} images, and their features"
+            rows[name] = f"{_text(per_image * number)} to draw {number:,} images, and their features"
         rows["validations"] = f"every {cfg.val_every_images:,} images and at the end"
     return rows
 

@@ -15,10 +15,10 @@ class DDP(DDPStrategy):
     def __init__(self, find_unused_parameters: bool, timeout_seconds: PositiveInt) -> None:
         super().__init__(find_unused_parameters=find_unused_parameters, timeout=timedelta(seconds=timeout_seconds))
 
-    def _setup_model(self, model: nn.Module) -> nn.Module:
+    def _setup_model(self, model: nn.Module) -> nn.Module:  # type: ignore[override]
         # A mixture has no gradients to average; it averages its statistics by itself.
         has_gradients = any(parameter.requires_grad for parameter in model.parameters())
-        return super()._setup_model(model) if has_gradients else model  # type: ignore[return-value]
+        return super()._setup_model(model) if has_gradients else model
 
 
 class FSDP(FSDPStrategy):

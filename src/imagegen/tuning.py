@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -222,11 +222,11 @@ def plot(study: optuna.Study, folder: Path) -> None:
 
     matplotlib.use("Agg")
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    drawings = {"history": plots.plot_optimization_history}
+    drawings: dict[str, Callable[[optuna.Study], Any]] = {"history": plots.plot_optimization_history}
     if sum(trial.state.name == "COMPLETE" for trial in study.trials) >= 2:
         drawings["importance"] = plots.plot_param_importances
     for name, draw in drawings.items():
-        axes = draw(study)
-        axes.figure.set_layout_engine("tight")
-        axes.figure.savefig(folder / f"{name}.png", dpi=120)
+        figure = draw(study).figure
+        figure.set_layout_engine("tight")
+        figure.savefig(folder / f"{name}.png", dpi=120)
     return None
