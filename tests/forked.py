@@ -69,6 +69,7 @@ def _script(name: str, arguments: tuple[str, ...]) -> None:
     if "FILE_SIZE" in os.environ:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(os.environ["FILE_SIZE"]), resource.RLIM_INFINITY))
     sys.argv = [str(ROOT / name), *arguments]
+    atexit._clear()  # what the server registered is the server's
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")
     finally:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.forked import Ended, Process, context, script
+from tests.forked import Ended, Process, script
 
 SMALL = ["model=vae", "model.network.hidden=[16]", "debug=default"]
 LONG = [*SMALL, "trainer.max_images=400_000"]
@@ -330,7 +330,3 @@ def test_runs_that_start_in_the_same_second_do_not_meet(tmp_path: Path) -> None:
     assert [process.wait().returncode for process in both] == [0, 0]
     folders = [path.parent for path in tmp_path.glob("logs/digits/vae/*/scores.json")]
     assert sorted(checkpoint(folder)["config"]["seed"] for folder in folders) == [0, 1]
-
-
-def test_processes_begin_with_everything_imported() -> None:
-    assert context.get_start_method() == "forkserver"
