@@ -42,9 +42,13 @@ class Process:
         self._process = context.Process(target=_run, args=(folder, environment, self.log, function, arguments))
         self._process.start()
 
-    def send(self, number: signal.Signals) -> None:
+    @property
+    def pid(self) -> int:
         assert self._process.pid is not None
-        os.kill(self._process.pid, number)
+        return self._process.pid
+
+    def send(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 120
