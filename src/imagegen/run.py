@@ -37,6 +37,17 @@ from imagegen.resume import Start
 from imagegen.scores import summary
 from imagegen.stop_signals import REQUEUES, STOP
 
+# What the user can mend.
+MISHAPS: tuple[type[Exception], ...] = (
+    DataError,
+    FeatureError,
+    SampleError,
+    DivergenceError,
+    MismatchError,
+    SamplingError,
+    CheckpointError,
+    ProcessError,
+)
 # Of the processes of a run only the first makes the folder; Lightning starts the others with this variable set.
 RUN_DIR_VARIABLE = "IMAGEGEN_RUN_DIR"
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -230,17 +241,7 @@ def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
     """Turn mishaps that the user can mend, and exceptions of these kinds, into a UserError of one line."""
     try:
         yield
-    except (
-        DataError,
-        FeatureError,
-        SampleError,
-        DivergenceError,
-        MismatchError,
-        SamplingError,
-        CheckpointError,
-        ProcessError,
-        *kinds,
-    ) as error:
+    except MISHAPS + kinds as error:
         raise UserError(str(error).strip()) from error
     except RuntimeError as error:
         if PEER_ERRORS.search(str(error)):
