@@ -71,6 +71,15 @@ def start(cfg: DictConfig) -> Start:
     return _further(fresh)
 
 
+def arguments(cfg: DictConfig) -> list[str]:
+    """The overrides of this job alone: with them the other processes of a run are started, in a sweep too."""
+    overrides = list(HydraConfig.get().overrides.task)
+    if HydraConfig.get().mode != RunMode.MULTIRUN or cfg.resume != "auto":
+        return overrides
+    own = [text for text in overrides if _key(text) not in ("run_dir", "resume")]
+    return [*own, f"run_dir='{cfg.run_dir}'", "resume=auto"]
+
+
 def _job_name() -> str:
     """The overrides of a job as a file name."""
     words = [text for text in HydraConfig.get().overrides.task if _key(text) not in OF_THIS_START]

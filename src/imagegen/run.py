@@ -19,7 +19,6 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from hydra.core.hydra_config import HydraConfig
 from lightning import seed_everything
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf, open_dict
@@ -33,7 +32,7 @@ from imagegen.metrics.features import FeatureError
 from imagegen.metrics.generation import SampleError
 from imagegen.models.base import DivergenceError, MismatchError
 from imagegen.objectives.denoisers import SamplingError
-from imagegen.resume import Start
+from imagegen.resume import Start, arguments
 from imagegen.scores import summary
 from imagegen.stop_signals import REQUEUES, STOP
 
@@ -80,7 +79,7 @@ class Run:
         with open_dict(self.cfg):
             self.cfg.run_dir = str(self.path)
         # Other ranks are started with sys.argv: in a multirun it must be this job's overrides, not the sweep's.
-        sys.argv[1:] = list(HydraConfig.get().overrides.task)
+        sys.argv[1:] = arguments(self.cfg)
         if self.is_first:
             self._lock = _lock(self.path)
             (self.path / "config.yaml").write_text(OmegaConf.to_yaml(self.cfg, resolve=True))

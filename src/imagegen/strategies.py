@@ -15,6 +15,16 @@ class DDP(DDPStrategy):
     def __init__(self, find_unused_parameters: bool, timeout_seconds: PositiveInt) -> None:
         super().__init__(find_unused_parameters=find_unused_parameters, timeout=timedelta(seconds=timeout_seconds))
 
+    def on_exception(self, exception: BaseException) -> None:
+        """End the other processes, which may hang, and the watch over them, which would kill a whole sweep."""
+        super().on_exception(exception)
+        processes = getattr(self.launcher, "procs", [])
+        if not isinstance(exception, SystemExit):  # which they leave by themselves
+            for process in processes:
+                process.kill()
+                process.wait()
+        processes.clear()
+
     def _setup_model(self, model: nn.Module) -> nn.Module:  # type: ignore[override]
         # A mixture has no gradients to average; it averages its statistics by itself.
         has_gradients = any(parameter.requires_grad for parameter in model.parameters())

@@ -117,6 +117,7 @@ class WandbLogger(loggers.WandbLogger):
         mode = "offline" if mode == "dryrun" else mode
         if mode not in ("online", "offline", "disabled"):
             raise ValueError(f"mode must be auto, online, offline or disabled, got {mode!r}")
+        self.mode = mode
         os.environ.setdefault("WANDB_SILENT", "true")
         if mode == "offline":
             rank_zero_only(print)(f"W&B: offline, kept in {save_dir}/wandb (`wandb sync` uploads it)")
@@ -163,12 +164,24 @@ class WandbLogger(loggers.WandbLogger):
         self.experiment.summary["warnings"] = list(warnings)
         self.experiment.alert("training doctor", warnings[-1])
 
+    def log_files(self) -> None:
+        """Keep the best weights with their config and scores as an artifact."""
+        import wandb
+
+        artifact = wandb.Artifact(f"run-{self.experiment.id}", type="model")
+        for name in ("checkpoints/best.ckpt", "config.yaml", "scores.json"):
+            if (path := Path(str(self.save_dir)) / name).is_file():
+                artifact.add_file(str(path))
+        self.experiment.log_artifact(artifact)
+
     @rank_zero_only
     def finish(self, summary: dict[str, Any]) -> None:
         """Write the final scores and close the run, so that the next job of a sweep gets its own."""
         import wandb
 
         self.experiment.summary.update(summary)
+        if self.mode == "online":
+            self.log_files()
         wandb.finish()
         if self._mode_before is None:
             os.environ.pop("WANDB_MODE", None)
