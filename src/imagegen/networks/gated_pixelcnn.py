@@ -18,15 +18,15 @@ class GatedPixelCNN(CausalNetwork):
 
     The vertical stack sees all rows above, one row after the other, the horizontal stack what is on the left in the own
     row and, through the vertical stack, everything above: no blind spot. Kernels are cropped to `kernel_size // 2 + 1`
-    rows or columns. Labels add a bias to every gate. As in `PixelCNN`, a bias for every position and dilations 1, 2, 4 in
-    turn are added to the paper's layers.
+    rows or columns. Labels add a bias to every gate. As in `PixelCNN`, a bias for every position and dilations 1, 2, 4
+    in turn are added to the paper's layers.
     """
 
     def __init__(
         self,
         image_shape: Sequence[int],
         num_classes: PositiveInt | None = None,
-        width: PositiveInt = 48,
+        width: PositiveInt = 32,
         num_layers: PositiveInt = 6,
         kernel_size: PositiveInt = 3,
         num_dilations: PositiveInt = 3,
