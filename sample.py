@@ -11,7 +11,7 @@ def main(cfg: DictConfig) -> None:
     from pathlib import Path
 
     from imagegen.checkpoint import find_checkpoint, restore
-    from imagegen.config import to_plain, validate
+    from imagegen.config import build, to_plain, validate
     from imagegen.run import one_line_errors, quiet_lightning
     from imagegen.tasks import perform
 
@@ -22,7 +22,10 @@ def main(cfg: DictConfig) -> None:
         model, trained_on = restore(checkpoint)
         suffix = "npz" if cfg.task == "encode" else "png"
         out = checkpoint.with_name(f"{cfg.task}_seed{cfg.seed}.{suffix}") if cfg.out is None else Path(cfg.out)
-        perform(model, trained_on, out, to_plain(cfg))
+        request = to_plain(cfg)
+        if cfg.get("sampler"):
+            request["options"]["sampler"] = build(cfg.sampler, "sampler")
+        perform(model, trained_on, out, request)
 
 
 if __name__ == "__main__":

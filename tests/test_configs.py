@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from imagegen.config import UserError, locate, validate
+from imagegen.config import UserError, build, locate, validate
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
@@ -44,6 +44,19 @@ def test_every_model_composes_with_every_data_set(composed: Compose, model: str,
 def test_every_option_composes(composed: Compose, group: str) -> None:
     for name in names(group):
         validate(composed(f"{group}={name}"))
+
+
+PARTS = ["noise_schedule", "parameterization", "time_distribution", "weighting", "coupling", "sampler", "time_grid"]
+
+
+@pytest.mark.parametrize("group", PARTS)
+def test_every_part_of_a_diffusion_model_composes(composed: Compose, group: str) -> None:
+    for name in names(group):  # with model=edm, whose sigma_max and sigma_data some parts share
+        model = "diffusion" if group in ("noise_schedule", "parameterization") else "edm"
+        build(composed(f"model={model}", f"{group}@model.{group}={name}", "run_dir=unused").model[group], group)
+    if group == "sampler":
+        for name in names(group):
+            validate(composed("ckpt=some", f"sampler={name}", config_name="sample"))
 
 
 @pytest.mark.parametrize("model", MODELS)

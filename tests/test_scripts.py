@@ -34,7 +34,7 @@ def trained(script: Script, tmp_path: Path) -> Path:
 
 
 def test_train_leaves_everything_in_its_run_folder(script: Script, tmp_path: Path) -> None:
-    result = script("train.py", "model=diffusion", "run_dir=here", "debug=default", "logger.wandb.mode=auto")
+    result = script("train.py", "model=diffusion", "run_dir=here", "debug=default", "logger=default")
     assert result.returncode == 0, result.stderr
     folder = tmp_path / "here"
     assert status(folder)["state"] == "finished"
@@ -130,7 +130,7 @@ def test_a_run_goes_on_where_another_ended(script: Script, trained: Path, tmp_pa
 
 
 def test_a_multirun_gives_each_job_its_own_folder_and_wandb_run(script: Script, tmp_path: Path) -> None:
-    arguments = ["--multirun", "model=vae", "model.latent_dim=2,4", "model.lr=1e-3", *FAST, "logger.wandb.mode=offline"]
+    arguments = ["--multirun", "model=vae", "model.latent_dim=2,4", "model.lr=1e-3", *FAST, "logger=default"]
     result = script("train.py", *arguments)
     assert result.returncode == 0, result.stderr
     runs = folders(tmp_path / "logs")
@@ -221,3 +221,23 @@ def test_runs_of_the_same_second_get_their_own_folders(tmp_path: Path) -> None:
     from imagegen.run import _unique_folder
 
     assert len({_unique_folder(tmp_path) for _ in range(5)}) == 5
+
+
+def test_another_sampler_and_no_picture_of_what_is_no_number(script: Script, tmp_path: Path) -> None:
+    small = ["model.network.width=8", "trainer.max_images=200", "metrics/features=none", "run_dir=here"]
+    result = script("train.py", "model=diffusion", *FAST, *small)
+    assert result.returncode == 0, result.stderr
+    drawing = ["ckpt=here", "num_samples=2", "sampler=ddim", "sampler.eta=1", "+options.num_steps=3"]
+    result = script("sample.py", *drawing, "out=good.png")
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "good.png").is_file()
+
+    path = tmp_path / "here" / "checkpoints" / "best.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["state_dict"]["ema.module.head.bias"].fill_(torch.nan)
+    torch.save(checkpoint, path)
+    result = script("sample.py", *drawing, "out=bad.png")
+    assert result.returncode == 1
+    assert "not finite at evaluation 1, t=1" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "bad.png").exists()

@@ -105,9 +105,9 @@ def test_each_job_without_a_key_is_an_offline_run_of_its_own(
 
     monkeypatch.setattr("builtins.input", no_prompt)
     monkeypatch.setattr("getpass.getpass", no_prompt)
-    folder = tmp_path / "run"
+    folders = [tmp_path / "first", tmp_path / "second"]
     names = []
-    for _ in range(2):
+    for folder in folders:
         logger = WandbLogger("imagegen", str(folder), "offline")
         logger.log_config({"model": {"lr": 0.1}})
         logger.log_metrics({"train/loss": 1.5}, step=64)
@@ -117,9 +117,8 @@ def test_each_job_without_a_key_is_an_offline_run_of_its_own(
         logger.finish({"test/fid": 12.5})
         assert wandb.run is None, "the next job gets a run of its own"
     assert len(set(names)) == 2
-    runs = offline_runs(folder)
-    assert len(runs) == 2
-    for run in runs:
+    for folder in folders:
+        [run] = offline_runs(folder)
         [record] = run.glob("*.wandb")
         assert b"test/fid" in record.read_bytes(), "closed: the scores are on disk"
     printed = capfd.readouterr()

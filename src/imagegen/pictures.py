@@ -76,7 +76,7 @@ def save_samples(
     """
     _check_request(path, (".png", ".npz"), num_samples, labels, columns)
     seeds = range(seed, seed + num_samples)
-    drawn_labels = model.sample_labels(seeds, _repeated(labels, num_samples))
+    drawn_labels = model.sample_labels(seeds, repeated(labels, num_samples))
     images = model.sample(num_samples, drawn_labels, seed, **(options or {}))
     if path.suffix == ".png":
         save_png(image_grid(images, columns), path)
@@ -102,7 +102,7 @@ def save_interpolations(
     """
     _check_request(path, (".png", ".gif", ".npz"), num_samples, labels, columns)
     is_film = path.suffix == ".gif"
-    drawn_labels = model.sample_labels(range(seed, seed + num_samples), _repeated(labels, num_samples))
+    drawn_labels = model.sample_labels(range(seed, seed + num_samples), repeated(labels, num_samples))
     waypoints = WAYPOINTS if is_film else 2
     paths = model.interpolate(num_samples, num_steps, waypoints, is_film, drawn_labels, seed, **(options or {}))
     if is_film:
@@ -126,7 +126,8 @@ def _check_request(
         raise ValueError(f"columns must be at least 1, got {columns}")
 
 
-def _repeated(labels: Sequence[int] | None, num_samples: int) -> Tensor | None:
+def repeated(labels: Sequence[int] | None, num_samples: int) -> Tensor | None:
+    """The classes (N,) of a list that is repeated as needed."""
     return None if labels is None else torch.tensor([labels[i % len(labels)] for i in range(num_samples)])
 
 

@@ -15,13 +15,25 @@ from torch import Tensor
 from imagegen.config import build
 from imagegen.data import ImageDataModule, shapes
 from imagegen.data.module import from_uint8
+from imagegen.denoising_tasks import GRIDS, TABLES, save_film
 from imagegen.metrics.interpretability import mutual_information, mutual_information_gap
 from imagegen.models.base import GenerativeModel
 from imagegen.models.vae import ACTIVE
 from imagegen.pictures import image_grid, save_arrays, save_interpolations, save_png, save_samples
 
 Grid = NDArray[np.uint8]
-TASKS = ("sample", "interpolate", "reconstruct", "denoise", "traverse", "change_class", "complete", "encode", "explain")
+TASKS: tuple[str, ...] = (
+    "sample",
+    "interpolate",
+    "reconstruct",
+    "denoise",
+    "traverse",
+    "change_class",
+    "complete",
+    "encode",
+    "explain",
+)
+TASKS += ("film", *GRIDS, *TABLES)
 NUM_IMAGES = 2000  # of the test split, for what is said of latents on average
 
 
@@ -34,6 +46,11 @@ def perform(model: GenerativeModel, trained_on: DictConfig, out: Path, request: 
     drawing = (seed, request["labels"], request["columns"], request["options"])
     if task not in TASKS:
         raise ValueError(f"task: {task} is not one of {', '.join(TASKS)}")
+    if task in (*GRIDS, *TABLES, "film"):
+        ability(model, {"film": "trajectory", "experts": "expert_usage"}.get(task, task), task)
+    if task in TABLES:
+        images, labels = test_images(trained_on)
+        return print(TABLES[task](model, images[:num_samples], labels[:num_samples], request))
     if task == "explain":
         images, labels = test_images(trained_on)
         return print(explain(model, images[:NUM_IMAGES], labels[:NUM_IMAGES], trained_on))
@@ -41,6 +58,8 @@ def perform(model: GenerativeModel, trained_on: DictConfig, out: Path, request: 
         save_samples(model, out, num_samples, *drawing)
     elif task == "interpolate":
         save_interpolations(model, out, num_samples, request["num_steps"], *drawing)
+    elif task == "film":
+        save_film(model, out, request)
     else:
         _work_on_images(model, trained_on, out, request)
     print(out)
@@ -60,6 +79,8 @@ def _work_on_images(model: GenerativeModel, trained_on: DictConfig, out: Path, r
         grid = denoise(model, images[:num_samples], labels[:num_samples], request["noise"], seed)
     elif task == "complete":
         grid = complete(model, images[:num_samples], labels[:num_samples], request["known"], seed, request["options"])
+    elif task in GRIDS:
+        grid = GRIDS[task](model, images[:num_samples], labels[:num_samples], request)
     elif task == "traverse":
         grid = traverse(model, images[:NUM_IMAGES], num_samples, request["num_steps"], seed)
     else:
@@ -76,10 +97,10 @@ def test_images(trained_on: DictConfig) -> tuple[Tensor, Tensor]:
     return from_uint8(images), labels
 
 
-def ability(model: GenerativeModel, name: str) -> Callable[..., Any]:
-    """A method that only some families have. Raises ValueError where this one has not."""
+def ability(model: GenerativeModel, name: str, task: str | None = None) -> Callable[..., Any]:
+    """A method that only some families have. Raises ValueError where this one has not, in words of the task."""
     if not hasattr(model, name):
-        raise ValueError(f"task: {type(model).__name__} cannot {name.replace('_', ' ')}")
+        raise ValueError(f"task: {type(model).__name__} cannot {(task or name).replace('_', ' ')}")
     method: Callable[..., Any] = getattr(model, name)
     return method
 
@@ -93,8 +114,8 @@ def reconstruct(model: GenerativeModel, images: Tensor, labels: Tensor) -> Grid:
 def denoise(model: GenerativeModel, images: Tensor, labels: Tensor, noise: float, seed: int) -> Grid:
     """Images with Gaussian noise of that deviation, restored, and as they were: three columns for each."""
     generator = torch.Generator().manual_seed(seed)
-    noisy = (images + noise * torch.randn(images.shape, generator=generator)).clamp(-1, 1)
-    restored = ability(model, "denoise")(noisy, labels)
+    noisy = images + noise * torch.randn(images.shape, generator=generator)
+    restored = ability(model, "denoise")(noisy, labels, noise)
     return image_grid(torch.stack([noisy, restored, images], 1).flatten(0, 1), columns=9)
 
 

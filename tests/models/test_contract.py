@@ -24,7 +24,17 @@ Compose = Callable[..., DictConfig]
 
 # Small networks: this is about the contract, quality has a test of its own.
 SMALL = {
-    "diffusion": ["model.network.width=16"],
+    **{name: ["model.network.width=16"] for name in ("diffusion", "edm")},
+    **{name: ["model.network.width=8", "model.num_steps=4"] for name in ("flow_matching", "ddpm", "improved_ddpm")},
+    "consistency": ["model.network.width=16"],
+    "latent_diffusion": [
+        "model.network.width=8",
+        *(f"model.prior.{key}" for key in ("num_steps=2", "network.width=16", "network.num_blocks=1")),
+    ],
+    **{
+        name: ["model.network.width=16", "model.network.num_blocks=2", "model.network.hidden=16"]
+        for name in ("dit", "dit_moe")
+    },
     "gan": ["model.network.hidden=[32]", "model.discriminator.hidden=[32]"],
     "cgan": ["model.network.hidden=[32]", "model.discriminator.hidden=[32]"],
     **{

@@ -48,8 +48,8 @@ def test_every_parameter_gets_a_gradient(num_classes: int | None) -> None:
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.any(), name
     if num_classes is not None:
-        assert network.label_embedding is not None
-        assert network.label_embedding.weight.grad.any(dim=1).all(), "each class and 'no label' have a row"  # type: ignore[union-attr]
+        assert network.embedding.labels is not None
+        assert network.embedding.labels.weight.grad.any(dim=1).all(), "each class and 'no label' have a row"  # type: ignore[union-attr]
 
 
 def test_it_can_learn_from_its_zero_initialisation() -> None:

@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 import torch
 
 from imagegen.objectives.likelihoods import (
-    Bernoulli,
     DiscretizedLogistic,
     LogisticMixture,
     bits_per_dim,
@@ -114,16 +114,22 @@ def test_levels_round_trip(dtype: torch.dtype) -> None:
         assert from_levels(few, num_levels)[[0, -1]].tolist() == [-1, 1]
 
 
-def test_bernoulli_is_scipys() -> None:
-    location = torch.rand(5, 1, 3, 3) * 1.8 - 0.9
-    images = (torch.rand(5, 1, 3, 3) < 0.5).float() * 2 - 1
-    expected = scipy.stats.bernoulli((location.numpy() + 1) / 2).logpmf((images.numpy() + 1) / 2).reshape(5, -1).sum(1)
-    found = Bernoulli().log_prob(images, location, torch.tensor(0.0))
-    assert found.numpy() == pytest.approx(expected, rel=1e-5)
+def test_two_levels_make_a_bernoulli_distribution() -> None:
+    location, log_scale = torch.randn(5, 1, 3, 3, dtype=torch.float64), torch.tensor(0.3, dtype=torch.float64)
+    images = (torch.rand(5, 1, 3, 3) < 0.5).double() * 2 - 1
+    likelihood, white = DiscretizedLogistic(2), scipy.special.expit(location.numpy() / math.exp(0.3))
+    expected = scipy.stats.bernoulli(white).logpmf((images.numpy() + 1) / 2).reshape(5, -1).sum(1)
+    assert likelihood.log_prob(images, location, log_scale).numpy() == pytest.approx(expected)
+    assert likelihood.mean(location, log_scale).numpy() == pytest.approx(2 * white - 1)
+    mixed = [x[:, None].expand(-1, 2, -1, -1, -1) for x in (location, log_scale.expand_as(location))]
+    logits = torch.randn(5, 2, 3, 3, dtype=torch.float64)
+    assert LogisticMixture(2).log_prob(images, *mixed, logits).numpy() == pytest.approx(expected)
+    assert LogisticMixture(2).mean(*mixed, logits).numpy() == pytest.approx(2 * white - 1)
 
 
-def test_bernoulli_stays_finite_where_the_network_is_sure_and_wrong() -> None:
-    found = Bernoulli().log_prob(torch.ones(1, 1, 2, 2), -torch.ones(1, 1, 2, 2), torch.tensor(0.0))
+def test_black_and_white_stay_finite_where_the_network_is_sure_and_wrong() -> None:
+    white, sure = torch.ones(1, 1, 2, 2), -torch.ones(1, 1, 2, 2)
+    found = DiscretizedLogistic(2).log_prob(white, sure, torch.tensor(-5.0))
     assert found.isfinite().all()
     assert float(found) < -40
 

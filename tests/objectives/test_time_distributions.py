@@ -4,7 +4,7 @@ import pytest
 import scipy.stats
 import torch
 
-from imagegen.objectives.time_distributions import logit_normal, uniform
+from imagegen.objectives.time_distributions import log_normal, logit_normal, uniform
 
 CPU = torch.device("cpu")
 
@@ -37,7 +37,14 @@ def test_logit_normal_has_normal_logits(mean: float, std: float) -> None:
     assert scipy.stats.kstest(torch.logit(t.double()).numpy(), "norm", args=(mean, std)).pvalue > 1e-4
 
 
-@pytest.mark.parametrize("distribution", [uniform, logit_normal])
+def test_log_normal_has_normal_logarithms_of_noise_levels() -> None:
+    t = log_normal(20_000, CPU, -1.2, 1.2, sigma_max=80.0)
+    assert ((t > 0) & (t <= 1)).all()
+    assert scipy.stats.kstest((80 * t.double()).log().numpy(), "norm", args=(-1.2, 1.2)).pvalue > 1e-4
+    assert log_normal(100, CPU, mean=10.0).max() == 1
+
+
+@pytest.mark.parametrize("distribution", [uniform, logit_normal, log_normal])
 def test_no_two_draws_are_the_same_and_a_seed_repeats_them(distribution: object) -> None:
     assert callable(distribution)
     torch.manual_seed(3)

@@ -156,7 +156,7 @@ class ImageDataModule(LightningDataModule):
 
     `binarize` makes each pixel black or white with its grey level as the probability of white (Salakhutdinov & Murray
     2008): `fixed` once, by a seed of its own; `dynamic` anew in each training step, fixed for validation and test.
-    `num_levels` says of what pixels the models are: 256 levels, or black and white alone.
+    `num_levels` says to likelihoods how many values a pixel can then have: 2, and otherwise 256.
     """
 
     BINARIZE_SEED = 0
@@ -167,16 +167,17 @@ class ImageDataModule(LightningDataModule):
         read: Callable[[Path | None], Splits],
         image_shape: Sequence[int],
         num_classes: PositiveInt,
+        num_levels: PositiveInt,
         batch_size: PositiveInt,
         data_dir: str | Path | None = None,
         seed: int = 0,
         binarize: Literal["fixed", "dynamic"] | None = None,
-        num_levels: Literal[2, 256] = 256,
     ) -> None:
         """Store the settings; nothing is read before `prepare_data` or `setup`.
 
         Raises:
-            ValueError: the batch size is not positive, or the image shape is not three numbers.
+            ValueError: the batch size is not positive, the image shape is not three numbers, or the number of levels
+                is not that of the pixels.
 
         """
         super().__init__()
@@ -184,15 +185,20 @@ class ImageDataModule(LightningDataModule):
             raise ValueError(f"batch_size must be positive, got {batch_size}")
         if len(image_shape) != 3:
             raise ValueError(f"image_shape must be channels, height, width, got {tuple(image_shape)}")
+        if num_levels != (256 if binarize is None else 2):
+            raise ValueError(
+                f"num_levels is {num_levels}, but pixels have {256 if binarize is None else 2} levels with "
+                f"binarize={'null' if binarize is None else binarize}"
+            )
         self.name = name
         self.read = read
         self.image_shape = (image_shape[0], image_shape[1], image_shape[2])
         self.num_classes = num_classes
+        self.num_levels = num_levels
         self.batch_size = batch_size
         self.data_dir = Path(data_dir) if data_dir else None
         self.seed = seed
         self.binarize = binarize
-        self.num_levels = num_levels
         self.splits: Splits = {}
 
     @property
@@ -226,8 +232,6 @@ class ImageDataModule(LightningDataModule):
         num_classes = 1 + max(int(labels.max()) for _, labels in splits.values())
         if num_classes != self.num_classes:
             raise ValueError(f"data {self.name}: num_classes is {self.num_classes}, but the labels have {num_classes}")
-        if self.num_levels == 2 and self.binarize is None and any((x % 255).any() for x, _ in splits.values()):
-            raise ValueError(f"data {self.name}: num_levels is 2, but there are grey pixels; set data.binarize")
         if self.binarize is not None:
             generator = torch.Generator().manual_seed(self.BINARIZE_SEED)
             for split in ("test", "val", "train"):

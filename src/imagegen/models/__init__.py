@@ -6,6 +6,7 @@ from imagegen.models.classifier import Classifier
 from imagegen.models.diffusion import Diffusion
 from imagegen.models.gan import GAN
 from imagegen.models.gmm import GMM
+from imagegen.models.latent_diffusion import LatentDiffusion
 from imagegen.models.vae import VAE
 from imagegen.models.vq_vae import VQVAE
 
@@ -19,4 +20,5 @@ __all__ = [
     "Diffusion",
     "DivergenceError",
     "GenerativeModel",
+    "LatentDiffusion",
 ]

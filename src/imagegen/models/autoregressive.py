@@ -47,10 +47,10 @@ class Autoregressive(GenerativeModel):
         super().__init__(built, image_shape, lr, optimizer, lr_schedule, ema_half_life)
         self.num_classes = num_classes
         self.distribution = distribution
+        self.num_levels = distribution.num_levels
 
     def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Negative log likelihood in bits per dimension."""
-        self._check_levels(images)
         log_prob = self.distribution.log_prob(images, self.network(images, labels))
         return {"loss": bits_per_dim(-log_prob.mean(), self.image_shape)}
 

@@ -57,6 +57,7 @@ class VAE(GenerativeModel):
         self.latent_dim = int(network.latent_dim)  # type: ignore[arg-type]
         self.latent_shape = (self.latent_dim,)
         self.likelihood = likelihood
+        self.num_levels = likelihood.num_levels
         self.beta = beta
         self.free_bits = free_bits
         self.input_noise = input_noise
@@ -121,8 +122,8 @@ class VAE(GenerativeModel):
         return self.decode(self.encode(images, labels), self._used(images, labels)).clamp(-1, 1)
 
     @torch.no_grad()
-    def denoise(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Noisy images (N, C, H, W) brought back to what the decoder knows."""
+    def denoise(self, images: Tensor, labels: Tensor | None = None, noise: float = 0.0) -> Tensor:
+        """Noisy images (N, C, H, W) brought back to what the decoder knows, whatever the deviation of the noise."""
         return self.reconstruct(images, labels)
 
     def _used(self, images: Tensor, labels: Tensor | None) -> Tensor | None:

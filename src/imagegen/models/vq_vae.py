@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Annotated, Any
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from imagegen.models.autoregressive import Autoregressive
-from imagegen.models.base import Batch, GenerativeModel, LRSchedule, OptimizerFactory
+from imagegen.models.base import LRSchedule, OptimizerFactory
+from imagegen.models.two_stage import Share, TwoStageModel
 from imagegen.objectives.likelihoods import PixelLikelihood, bits_per_dim, from_levels, levels
 from imagegen.objectives.pixel_distributions import Categorical
 
-Share = Annotated[float, Field(gt=0, lt=1)]
 
-
-class VQVAE(GenerativeModel):
+class VQVAE(TwoStageModel):
     """van den Oord et al. 2017 (arXiv:1711.00937).
 
     For the first `autoencoder_share` of the budget the autoencoder learns to reconstruct images through codes
@@ -52,23 +50,9 @@ class VQVAE(GenerativeModel):
         self.prior = Autoregressive(codes_network, shape, num_classes, codes, lr, optimizer, lr_schedule, ema_half_life)
         self.num_classes = num_classes
         self.likelihood = likelihood
+        self.num_levels = likelihood.num_levels
         self.commitment = commitment
         self.autoencoder_share = autoencoder_share
-
-    @property
-    def is_prior_stage(self) -> bool:
-        """Whether the autoencoder is done and the prior learns."""
-        return self.progress >= self.autoencoder_share
-
-    @property
-    def schedule_progress(self) -> float:
-        """The used share of the present stage."""
-        if self.is_prior_stage:
-            return (self.progress - self.autoencoder_share) / (1 - self.autoencoder_share)
-        return self.progress / self.autoencoder_share
-
-    def configure_optimizers(self) -> Any:
-        return self.build_optimizer(nn.ModuleList([self.network, self.prior.network]), self.lr)
 
     def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Bits per dimension of the pixels given the codes and the commitment; later those of the codes."""
@@ -92,19 +76,6 @@ class VQVAE(GenerativeModel):
 
     def _as_images(self, codes: Tensor) -> Tensor:
         return from_levels(codes[:, None], self.num_codes)
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
-        loss = super().training_step(batch, batch_idx)
-        self.prior.images_seen = self.images_seen
-        return loss
-
-    def update_average(self) -> None:
-        """Move the averaged weights of the part that learns."""
-        if self.is_prior_stage:
-            self.prior.update_average()
-        else:
-            super().update_average()
-            self.prior._averaged_at = self.images_seen  # its average begins with its stage
 
     @torch.no_grad()
     def log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -135,11 +106,3 @@ class VQVAE(GenerativeModel):
     def reconstruct(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images (N, C, H, W) decoded from the codes of images."""
         return self.decode(self.encode(images)).clamp(-1, 1)
-
-    def sampling_protocol(self) -> dict[str, Any]:
-        """That of the prior."""
-        return self.prior.sampling_protocol()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        self.prior.on_load_checkpoint(checkpoint)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -10,9 +9,11 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from imagegen.networks.time_embedding import TimeEmbedding
+
 
 class UNet(nn.Module):
-    """Map noisy images (N, C, H, W), times (N,) in [0, 1] and labels (N,) to an output of the images' shape.
+    """Map noisy images (N, C, H, W), times (N,) of about [0, 1] and labels (N,) to (N, num_outputs * C, H, W).
 
     Images of 16 pixels and more are first folded 2x2 into channels (space-to-depth), smaller ones are not: the trunk
     then works on 14x14 and 7x7 (MNIST) or 16x16 and 8x8 (32x32 pictures). Channels are normalised pixel by pixel, which
@@ -27,6 +28,7 @@ class UNet(nn.Module):
         width: PositiveInt = 64,
         num_blocks: PositiveInt = 2,
         dropout: NonNegativeFloat = 0.0,
+        num_outputs: PositiveInt = 1,
     ) -> None:
         super().__init__()
         channels, height, width_pixels = image_shape
@@ -35,13 +37,7 @@ class UNet(nn.Module):
             raise ValueError(f"UNet halves images: {height}x{width_pixels} must divide by {2 * self.patch_size}")
         size = min(height, width_pixels) // self.patch_size
         embedding = 4 * width
-        self.num_classes = num_classes
-        self.label_embedding = nn.Embedding(num_classes + 1, embedding) if num_classes else None
-        self.time_embedding = nn.Sequential(
-            nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
-        )
-        self.frequencies: Tensor
-        self.register_buffer("frequencies", torch.exp(torch.linspace(0, math.log(1000), width // 2)), persistent=False)
+        self.embedding = TimeEmbedding(width // 2, embedding, num_classes)
         folded = channels * self.patch_size**2
         self.stem = nn.Conv2d(folded, width, 3, padding=1)
         # Above the middle: two levels for 28x28 pictures (14, 7) and 8x8 ones (8, 4), three for 32x32 (16, 8, 4).
@@ -54,16 +50,14 @@ class UNet(nn.Module):
         for outer, inner in zip(widths[:-1], widths[1:], strict=True):
             self.merge.append(nn.Conv2d(inner, outer, 1))
             self.up.append(_residual_blocks(num_blocks, outer, outer, embedding, dropout))
-        self.head = nn.Conv2d(width, folded, 3, padding=1)
+        self.num_outputs = num_outputs
+        self.head = nn.Conv2d(width, num_outputs * folded, 3, padding=1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        angles = t[:, None] * self.frequencies
-        embedding = self.time_embedding(torch.cat([angles.cos(), angles.sin()], dim=1))  # (N, 4 width)
-        if self.label_embedding is not None:
-            embedding = embedding + self.label_embedding(labels)
+        embedding = self.embedding(t, labels)  # (N, 4 width)
         x = self.stem(F.pixel_unshuffle(x, self.patch_size))
         x = x.contiguous(memory_format=torch.channels_last)  # here: one channel alone has no order of its own
         skips = []

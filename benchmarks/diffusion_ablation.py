@@ -1,0 +1,63 @@
+"""What the parts of `model=diffusion` are worth: the same minutes with one of them changed at a time.
+
+python benchmarks/diffusion_ablation.py --data digits --minutes 0.5
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+CHANGES = {
+    "as it is": [],
+    "uniform times": ["time_distribution@model.time_distribution=uniform"],
+    "times nearer to the data": ["model.time_distribution.mean=-0.5"],
+    "optimal transport within classes": ["coupling@model.coupling=optimal_transport"],
+    "cosine schedule": ["noise_schedule@model.noise_schedule=cosine"],
+    "preconditioned": ["parameterization@model.parameterization=preconditioned"],
+    "asked for the noise": ["parameterization@model.parameterization=noise", "model.bounds_images=true"],
+    "asked for the images": ["parameterization@model.parameterization=data"],
+    "min-SNR weights": ["weighting@model.weighting=min_snr"],
+    "width 48": ["model.network.width=48"],
+    "width 96": ["model.network.width=96"],
+    "a transformer": ["network@model.network=dit", "model.lr=1e-3"],
+    "learning rate 1e-3": ["model.lr=1e-3"],
+    "learning rate 4e-3": ["model.lr=4e-3"],
+    "no average of weights": ["model.ema_half_life=1"],
+    "no weight decay": ["model.optimizer.weight_decay=0"],
+    "Euler, 9 evaluations": ["sampler@model.sampler=euler", "model.num_steps=9"],
+    "DPM-Solver++(2M), 9 evaluations": ["sampler@model.sampler=dpm_solver", "model.num_steps=9"],
+}
+
+
+def scores(folder: Path, overrides: list[str]) -> dict[str, float]:
+    arguments = ["model=diffusion", "logger=csv", f"run_dir={folder}", "trainer.enable_progress_bar=false", *overrides]
+    subprocess.run([sys.executable, str(ROOT / "train.py"), *arguments], check=True, stdout=subprocess.DEVNULL)
+    return dict(json.loads((folder / "scores.json").read_text()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="mnist")
+    parser.add_argument("--minutes", type=float, default=3)
+    parser.add_argument("--samples", type=int, default=5000)
+    parser.add_argument("--only", nargs="+", default=list(CHANGES), choices=list(CHANGES))
+    arguments = parser.parse_args()
+    minutes, seconds = divmod(round(60 * arguments.minutes), 60)
+    same = [f"data={arguments.data}", f"trainer.max_time=00:00:{minutes:02d}:{seconds:02d}"]
+    same += [f"metrics.num_test_samples={arguments.samples}", "val_every_images=1_000_000_000"]
+    print("| change | FID | precision | recall | images seen |\n|---|---|---|---|---|")
+    for name in arguments.only:
+        with tempfile.TemporaryDirectory() as folder:
+            found = scores(Path(folder) / "run", [*same, *CHANGES[name]])
+        row = f"{found['test/fid']:.2f} ± {found['test/fid_se']:.2f} | {found['test/precision']:.3f} | "
+        print(f"| {name} | {row}{found['test/recall']:.3f} | {found['images_seen']:,} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

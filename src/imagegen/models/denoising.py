@@ -1,0 +1,210 @@
+"""What a model that can tell images from noise does with given images, without being trained for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from imagegen.models.base import GenerativeModel
+from imagegen.objectives.denoisers import NetworkDenoiser, Sampler
+from imagegen.objectives.noise_schedules import NoiseSchedule
+from imagegen.objectives.observations import Blurred, Known, Observation, Shrunk, conditioned
+from imagegen.objectives.ode_likelihoods import log_density
+from imagegen.objectives.samplers import Denoiser, heun
+
+
+class Likelihood(NamedTuple):
+    """Log likelihoods of N images in nats (N,), and two errors of their mean.
+
+    `probe_error` is the standard error by the random signs of the divergence, `step_error` the change of the mean when
+    only every second step is taken.
+    """
+
+    nats: Tensor
+    probe_error: float
+    step_error: float
+
+
+class DenoisingModel(GenerativeModel):
+    """A subclass has a noise schedule, a time grid and a sampler, and writes `denoiser` and `solve`."""
+
+    OBSERVATION_NOISE = 0.02  # deviation that is granted to what is observed, on pixels in [-1, 1]
+    MIN_RESTORATION_STEPS = 20
+    FIRST_LEVEL = 1e-3  # of noise in the likelihood: what is nearer to the data is finer than an 8-bit level
+    STEP_POWER = 5  # of its times, which shorten towards the data
+
+    noise_schedule: NoiseSchedule
+    time_grid: Callable[[int], Tensor]
+    sampler: Sampler
+    num_steps: int
+
+    def denoiser(self, labels: Tensor | None, *args: Any, **options: Any) -> NetworkDenoiser:
+        """What the averaged weights expect the images in x_t to be."""
+        raise NotImplementedError
+
+    def solve(
+        self, denoiser: Denoiser, x: Tensor, times: Tensor, seeds: range | None = None, sampler: Sampler | None = None
+    ) -> Tensor:
+        """Bring x (N, C, H, W) from the first of `times` to the last."""
+        raise NotImplementedError
+
+    # Images of which something is known -----------------------------------------------------------------------------
+
+    def restore(
+        self,
+        observed: Tensor,
+        observation: Observation,
+        labels: Tensor | None = None,
+        seed: int = 0,
+        noise: float = OBSERVATION_NOISE,
+        num_steps: int | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Images (N, C, H, W) of which `observed` is what `observation` says, but for `noise`; image i by `seed + i`.
+
+        Of `options`, guidance and the sampler. Steps are those of the model, but at least 20.
+        """
+        seeds = range(seed, seed + len(observed))
+        num_steps = max(self.num_steps, self.MIN_RESTORATION_STEPS) if num_steps is None else num_steps
+
+        def draw() -> Tensor:
+            sampler = options.pop("sampler", None)
+            times = self.time_grid(num_steps).to(observed)
+            denoiser = self.denoiser(self._classes(seeds, labels), **options)
+            given = conditioned(denoiser, observation, observed, noise, self.noise_schedule)
+            x = self.noise_schedule.sigma(times[0]) * self.noise(seeds, self.image_shape)
+            return self.solve(given, x, times, seeds, sampler)
+
+        return self._in_one_batch(draw)
+
+    def complete(
+        self, images: Tensor, known: Tensor, labels: Tensor | None = None, seed: int = 0, **options: Any
+    ) -> Tensor:
+        """Images (N, C, H, W) with their pixels kept where the boolean `known` (N, 1, H, W) is set, the others drawn.
+
+        Raises ValueError if `known` is of another size.
+        """
+        if known.shape != (len(images), 1, *images.shape[2:]):
+            raise ValueError(f"known: the shape {tuple(known.shape)} does not fit images of {tuple(images.shape)}")
+        observation = Known(known)
+        drawn = self.restore(observation(images), observation, labels, seed, **options)
+        return torch.where(known, images, drawn)
+
+    def enlarge(
+        self, images: Tensor, factor: int, labels: Tensor | None = None, seed: int = 0, **options: Any
+    ) -> Tensor:
+        """Images (N, C, H, W) whose squares of `factor` x `factor` pixels have the means (N, C, H / factor, ...)."""
+        height, width = self.image_shape[1:]
+        if factor < 1 or images.shape[2] * factor != height or images.shape[3] * factor != width:
+            raise ValueError(f"factor: {factor} times {tuple(images.shape[2:])} pixels are not {height}x{width}")
+        return self.restore(images, Shrunk(factor), labels, seed, **options)
+
+    def deblur(self, images: Tensor, std: float, labels: Tensor | None = None, seed: int = 0, **options: Any) -> Tensor:
+        """Images (N, C, H, W) that give the given ones if they are blurred by a Gaussian of `std` pixels."""
+        return self.restore(images, Blurred(std), labels, seed, **options)
+
+    # Images on their way --------------------------------------------------------------------------------------------
+
+    def denoise(self, images: Tensor, labels: Tensor | None = None, noise: float = 0.5, seed: int = 0) -> Tensor:
+        """Images (N, C, H, W) without the Gaussian noise of deviation `noise` that is in the given ones.
+
+        They are x_t / alpha_t for the t at which that is the noise level: the sampler goes on from there. Raises
+        ValueError if the noise is not above 0.
+        """
+        if noise <= 0:
+            raise ValueError(f"noise must be above 0, got {noise}")
+        t = self.noise_schedule.time(torch.tensor(noise, dtype=torch.float64)).clamp(max=1.0).to(images)
+        return self._from(self.noise_schedule.alpha(t) * images, t, labels, seed)
+
+    def vary(self, images: Tensor, strength: float, labels: Tensor | None = None, seed: int = 0) -> Tensor:
+        """Other images (N, C, H, W) like the given ones: noise is added up to the time `strength`, and taken away.
+
+        SDEdit (Meng et al. 2021, arXiv:2108.01073). Raises ValueError if the strength is not in (0, 1].
+        """
+        if not 0 < strength <= 1:
+            raise ValueError(f"strength must lie in (0, 1], got {strength}")
+        t = torch.tensor(strength).to(images)
+        noise = self.noise(range(seed, seed + len(images)), self.image_shape)
+        return self._from(self.noise_schedule.x_t(images, noise, t), t, labels, seed)
+
+    def _from(self, x_t: Tensor, t: Tensor, labels: Tensor | None, seed: int) -> Tensor:
+        seeds, times = range(seed, seed + len(x_t)), t * self.time_grid(self.num_steps).to(x_t)
+        denoiser = self.denoiser(self._classes(seeds, labels))
+        return self._in_one_batch(lambda: self.solve(denoiser, x_t, times, seeds))
+
+    def trajectory(
+        self, num_samples: int, num_frames: int = 8, labels: Tensor | None = None, seed: int = 0, **options: Any
+    ) -> Tensor:
+        """How noise becomes images: (num_samples, num_frames, C, H, W), the last frame being the images.
+
+        The others are x_t at about equal numbers of evaluations, of which there are as many as frames if the model's
+        own are fewer. A sampler whose times differ between images gives way to Heun's method. `options` are those of
+        `decode`.
+        """
+        if num_frames < 2:
+            raise ValueError(f"a film needs 2 frames, got {num_frames}")
+        seen: dict[float, Tensor] = {}
+
+        def watch(x: Tensor, t: Tensor, denoised: Tensor) -> None:
+            size = self.noise_schedule.x_t(torch.ones_like(t), torch.ones_like(t), t).clamp(min=1)
+            seen[float(t)] = (x / size).clamp(-1, 1)  # of two at the same time the corrected one
+
+        sampler: Any = options.pop("sampler", None) or self.sampler
+        options["sampler"] = heun if hasattr(getattr(sampler, "func", sampler), "is_adaptive") else sampler
+        options.setdefault("num_steps", max(self.num_steps, num_frames - 1))
+        images = self.sample(num_samples, labels, seed, batch_size=num_samples, watch=watch, **options)
+        chosen = torch.linspace(0, len(seen), num_frames).round().int().tolist()
+        return torch.stack([[*seen.values(), images][i] for i in chosen], 1)
+
+    def pictures(self, num_samples: int = 64, seed: int = 0) -> dict[str, Tensor]:
+        """Samples, and eight of them on their way out of noise."""
+        return super().pictures(num_samples, seed) | {"trajectory": self.trajectory(8, 8, seed=seed).flatten(0, 1)}
+
+    # How probable images are ----------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def estimate_likelihood(
+        self, images: Tensor, labels: Tensor | None = None, num_steps: int = 60, num_probes: int = 2, seed: int = 0
+    ) -> Likelihood:
+        """Log likelihood of 8-bit images (N, C, H, W), by the differential equation: an estimate, and its errors.
+
+        Each level is spread evenly over its bin by the noise of `seed + i`. Steps shorten towards the data. Raises
+        ValueError for fewer than four steps, or two probes.
+        """
+        if num_steps < 4 or num_probes < 2:
+            raise ValueError(f"a likelihood needs 4 steps and 2 probes, got {num_steps} and {num_probes}")
+        seeds = range(seed, seed + len(images))
+        images = images + (self.uniforms(seeds, self.image_shape).to(images) - 0.5) * 2 / 255
+        first = self.noise_schedule.time(torch.tensor(self.FIRST_LEVEL, dtype=torch.float64)) ** (1 / self.STEP_POWER)
+        times = torch.linspace(float(first), 1, num_steps + 1, dtype=torch.float64).pow(self.STEP_POWER).to(images)
+        classes = self._classes(seeds, labels)
+        self.ema.eval()
+
+        def estimate(probe: int, times: Tensor) -> Tensor:
+            signs = self.noise(seeds, self.image_shape, stream=1 + probe).sign().to(images)
+            with torch.autocast(images.device.type, enabled=False):
+                return log_density(self.denoiser(classes, 1.0), images, times, self.noise_schedule, signs)
+
+        nats = torch.stack([estimate(probe, times) for probe in range(num_probes)])
+        coarse = estimate(0, torch.cat([times[:-1:2], times[-1:]]))
+        probe_error = float(nats.std(0).square().mean().div(len(images) * num_probes).sqrt())
+        bins = math.prod(self.image_shape) * math.log(2 / 255)
+        return Likelihood(nats.mean(0) + bins, probe_error, abs(float((nats[0] - coarse).mean())))
+
+    def log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """An estimate of the log likelihood of 8-bit images in nats (N,): that of `estimate_likelihood`."""
+        return self.estimate_likelihood(images, labels).nats
+
+    def _classes(self, seeds: range, labels: Tensor | None) -> Tensor | None:
+        """The labels a conditional model needs; an unconditional one ignores those of its images."""
+        return None if self.num_classes is None else self.sample_labels(seeds, labels)
+
+    @torch.no_grad()
+    def _in_one_batch(self, draw: Callable[[], Tensor]) -> Tensor:
+        self.ema.eval()
+        with torch.autocast(self.device.type, enabled=False):
+            return draw().clamp(-1, 1)
