@@ -130,7 +130,7 @@ def test_a_posterior_that_collapses(composed: Compose) -> None:
 
 def test_a_codebook_that_collapses(composed: Compose) -> None:
     doctor = TrainingDoctor()
-    module = SimpleNamespace(images_seen=1000, progress=0.5, num_codes=256, train_means={})
+    module = SimpleNamespace(images_seen=1000, progress=0.5, num_codes=256, train_means={}, num_bad_steps=0)
     trainer: Any = SimpleNamespace(is_global_zero=True, loggers=[])
     for perplexity in (40.0, 9.0, 8.0, 7.0, 6.0, 5.0):
         module.train_means = {"train/perplexity": perplexity}
