@@ -19,6 +19,7 @@ REQUEST = {
     "num_samples": 12,
     "num_steps": 5,
     "noise": 0.3,
+    "known": 0.5,
     "strength": 0.5,
     "factor": 2,
     "blur": 1.0,
@@ -86,6 +87,20 @@ def test_an_image_of_its_own_class_is_its_reconstruction(composed: Compose) -> N
         np.testing.assert_allclose(cell, restored[row, 0].numpy(), atol=1)
 
 
+@pytest.mark.parametrize("name", ["pixelcnn", "gated_pixelcnn", "pixelsnail"])
+def test_images_are_completed_below_what_is_known(composed: Compose, tmp_path: Path, name: str) -> None:
+    done(composed, tmp_path / "out.png", "complete", name, known=0.75, num_samples=3, options={"temperature": 0.9})
+    picture = np.asarray(Image.open(tmp_path / "out.png"))[..., 0]
+    factor = picture.shape[1] // (9 * 10)
+    given, completed, original = (
+        picture[factor:, (10 * i + 1) * factor :][: 8 * factor, : 8 * factor] for i in range(3)
+    )
+    assert np.array_equal(completed[: 6 * factor], original[: 6 * factor])
+    assert np.array_equal(given[: 6 * factor], original[: 6 * factor])
+    assert not np.array_equal(completed[6 * factor :], original[6 * factor :])
+    assert (given[6 * factor :] == 128).all()
+
+
 def test_what_latents_say_of_attributes(composed: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sizes = ["data=shapes", "data.read.num_train=64", "data.read.num_val=16", "data.read.num_test=300"]
     done(composed, tmp_path / "out.png", "explain", "vae", *sizes)
@@ -104,6 +119,7 @@ def test_what_latents_say_of_attributes(composed: Compose, tmp_path: Path, capsy
         ("encode", "vae", "out.png", r"must end in \.npz"),
         ("traverse", "vae", "out.gif", r"must end in \.png"),
         ("change_class", "vq_vae", "out.png", "codes and cannot be added"),
+        ("complete", "gan", "out.png", "GAN cannot complete"),
     ],
 )
 def test_what_cannot_be_done_is_refused(
@@ -112,6 +128,21 @@ def test_what_cannot_be_done_is_refused(
     with pytest.raises(ValueError, match=words):
         done(composed, tmp_path / out, task, name)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        ({"known": 1.0}, "leaves no pixel to complete"),
+        ({"known": 1.5}, "known: must be a share from 0 to 1"),
+        ({"options": {"temperature": 0.0}}, "temperature must be above 0"),
+    ],
+)
+def test_what_cannot_be_completed_is_refused(
+    composed: Compose, tmp_path: Path, request_: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        done(composed, tmp_path / "out.png", "complete", "pixelcnn", **request_)
 
 
 def test_a_request_is_the_config_of_the_script() -> None:

@@ -25,7 +25,7 @@ from imagegen.data import DataError
 from imagegen.json_files import update_json, write_json
 from imagegen.metrics.features import FeatureError
 from imagegen.metrics.generation import SampleError
-from imagegen.models.base import DivergenceError
+from imagegen.models.base import DivergenceError, MismatchError
 from imagegen.objectives.denoisers import SamplingError
 from imagegen.scores import summary
 
@@ -173,5 +173,5 @@ def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
     """Turn mishaps that the user can mend, and exceptions of these kinds, into a UserError of one line."""
     try:
         yield
-    except (DataError, FeatureError, SampleError, DivergenceError, SamplingError) + kinds as error:
+    except (DataError, FeatureError, SampleError, DivergenceError, MismatchError, SamplingError) + kinds as error:
         raise UserError(str(error).strip()) from error

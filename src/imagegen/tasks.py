@@ -29,6 +29,7 @@ TASKS: tuple[str, ...] = (
     "denoise",
     "traverse",
     "change_class",
+    "complete",
     "encode",
     "explain",
 )
@@ -49,6 +50,7 @@ def perform(model: GenerativeModel, trained_on: DictConfig, out: Path, request: 
         ability(model, {"film": "trajectory", "experts": "expert_usage"}.get(task, task), task)
     if task in TABLES:
         images, labels = test_images(trained_on)
+        request = request | {"num_levels": trained_on.data.num_levels}
         return print(TABLES[task](model, images[:num_samples], labels[:num_samples], request))
     if task == "explain":
         images, labels = test_images(trained_on)
@@ -76,6 +78,8 @@ def _work_on_images(model: GenerativeModel, trained_on: DictConfig, out: Path, r
         grid = reconstruct(model, images[:num_samples], labels[:num_samples])
     elif task == "denoise":
         grid = denoise(model, images[:num_samples], labels[:num_samples], request["noise"], seed)
+    elif task == "complete":
+        grid = complete(model, images[:num_samples], labels[:num_samples], request["known"], seed, request["options"])
     elif task in GRIDS:
         grid = GRIDS[task](model, images[:num_samples], labels[:num_samples], request)
     elif task == "traverse":
@@ -114,6 +118,22 @@ def denoise(model: GenerativeModel, images: Tensor, labels: Tensor, noise: float
     noisy = images + noise * torch.randn(images.shape, generator=generator)
     restored = ability(model, "denoise")(noisy, labels, noise)
     return image_grid(torch.stack([noisy, restored, images], 1).flatten(0, 1), columns=9)
+
+
+def complete(
+    model: GenerativeModel, images: Tensor, labels: Tensor, known_share: float, seed: int, options: dict[str, Any]
+) -> Grid:
+    """Images of which that share of the rows is given, from the top; completed; as they were: three columns for each.
+
+    Raises ValueError for a share that is none.
+    """
+    finish = ability(model, "complete")
+    if not 0 <= known_share <= 1:
+        raise ValueError(f"known: must be a share from 0 to 1, got {known_share}")
+    known = torch.zeros(len(images), 1, *images.shape[2:], dtype=torch.bool)
+    known[:, :, : round(known_share * images.shape[2])] = True
+    completed = finish(images, known, None if model.num_classes is None else labels, seed, **options)
+    return image_grid(torch.stack([images * known, completed, images], 1).flatten(0, 1), columns=9)
 
 
 def traverse(model: GenerativeModel, images: Tensor, num_units: int, num_steps: int, seed: int) -> Grid:

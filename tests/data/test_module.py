@@ -140,7 +140,7 @@ def make_module(image_shape=(1, 2, 2), num_classes: int = 10, batch_size: int = 
         return dict.fromkeys(("train", "val", "test"), (images, torch.arange(10)))
 
     calls: list[Path | None] = []
-    module = ImageDataModule("toy", read, image_shape, num_classes, batch_size, data_dir)
+    module = ImageDataModule("toy", read, image_shape, num_classes, 256, batch_size, data_dir)
     module.calls = calls
     return module
 
@@ -188,16 +188,22 @@ def grey_splits(_: Path | None) -> dict[str, tuple[Tensor, Tensor]]:
 
 @pytest.mark.parametrize("kind", ["fixed", "dynamic"])
 def test_binarised_pixels_are_white_as_often_as_they_are_bright(kind: str) -> None:
-    data = ImageDataModule("grey", grey_splits, (1, 10, 2), 2, 50, binarize=kind)  # type: ignore[arg-type]
+    data = ImageDataModule("grey", grey_splits, (1, 10, 2), 2, 2, 50, binarize=kind)  # type: ignore[arg-type]
     data.setup()
     for split in ("test", "val") if kind == "dynamic" else ("test", "val", "train"):
         images = data.splits[split][0]
         assert set(images.unique().tolist()) == {0, 255}
         assert (images.float() / 255).mean((0, 1, 2)).tolist() == pytest.approx([64 / 255, 191 / 255], abs=0.03)
-    again = ImageDataModule("grey", grey_splits, (1, 10, 2), 2, 50, seed=7, binarize=kind)  # type: ignore[arg-type]
+    again = ImageDataModule("grey", grey_splits, (1, 10, 2), 2, 2, 50, seed=7, binarize=kind)  # type: ignore[arg-type]
     again.setup()
     assert again.splits["test"][0].equal(data.splits["test"][0])  # whatever the seed of the run
     assert not data.splits["test"][0].equal(data.splits["val"][0])
+
+
+@pytest.mark.parametrize(("num_levels", "kind"), [(2, None), (256, "fixed")])
+def test_the_number_of_levels_is_that_of_the_pixels(num_levels: int, kind: str | None) -> None:
+    with pytest.raises(ValueError, match=f"num_levels is {num_levels}, but pixels have"):
+        ImageDataModule("grey", grey_splits, (1, 10, 2), 2, num_levels, 50, binarize=kind)  # type: ignore[arg-type]
 
 
 def test_dynamic_binarisation_draws_anew_in_training_only() -> None:
@@ -206,7 +212,7 @@ def test_dynamic_binarisation_draws_anew_in_training_only() -> None:
         overfit_batches = 0
         global_rank, world_size = 0, 1
 
-    data = ImageDataModule("grey", grey_splits, (1, 10, 2), 2, 50, binarize="dynamic")
+    data = ImageDataModule("grey", grey_splits, (1, 10, 2), 2, 2, 50, binarize="dynamic")
     data.setup()
     assert data.splits["train"][0].unique().tolist() == [64, 191]
     data.trainer = Training()  # type: ignore[assignment]

@@ -62,7 +62,7 @@ class SaveEverywhere(Callback):
 
 def fit(folder: Path, callback: Callback | None = None, ckpt_path: Path | None = None, **options: object) -> Recorder:
     module = Recorder()
-    data = ImageDataModule("toy", read, (1, 2, 2), NUM_TRAIN, BATCH_SIZE, seed=3)
+    data = ImageDataModule("toy", read, (1, 2, 2), NUM_TRAIN, 256, BATCH_SIZE, seed=3)
     trainer = Trainer(
         default_root_dir=folder,
         accelerator="cpu",

@@ -47,7 +47,10 @@ SMALL = {
     **{name: ["model.network.width=8"] for name in ("conv_vae", "hvae")},
     "vq_vae": ["model.network.width=8", "model.prior_network.width=16", "model.prior_network.num_blocks=1"],
     "gmm": ["model.network.num_components=4", "model.network.num_features=6"],
-    "pixelcnn": ["model.network.width=16", "model.network.num_blocks=1"],
+    **{name: ["model.network.width=16", "model.network.num_blocks=1"] for name in ("pixelcnn", "pixelsnail")},
+    **{name: ["model.network.width=16", "model.network.num_layers=1"] for name in ("gated_pixelcnn", "pixelrnn")},
+    "pixelcnn_pp": ["model.network.width=8"],
+    "image_transformer": ["model.network.width=16", "model.network.num_blocks=1", "model.network.head_dim=8"],
 }
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from omegaconf import DictConfig
 
 from imagegen.config import UserError, build
 from imagegen.models import GAN, VAE, VQVAE, Diffusion
+from imagegen.models.base import MismatchError
 from imagegen.objectives.likelihoods import bits_per_dim
 
 Compose = Callable[..., DictConfig]
@@ -457,3 +460,39 @@ def test_em_needs_steps_that_end(composed: Compose) -> None:
     for forgetting in (0.5, 1.5):
         with pytest.raises(UserError, match="forgetting"):
             model(composed, "gmm", f"model.forgetting={forgetting}")
+
+
+@pytest.mark.parametrize("prior", ["gated_pixelcnn", "pixelcnn_pp", "pixelsnail", "image_transformer", "pixelrnn"])
+def test_any_network_of_the_past_is_a_prior_of_codes(composed: Compose, prior: str) -> None:
+    built = model(
+        composed,
+        "vq_vae",
+        "model.network.width=8",
+        f"network@model.prior_network={prior}",
+        "model.prior_network.width=8",
+    )
+    assert type(built.prior.network).__name__.lower() == prior.replace("_", "")
+    assert built.prior.distribution.num_levels == built.num_codes
+    labels = torch.tensor([1, 2])
+    assert built.sample(2, labels).shape == (2, 1, 8, 8)
+    images = torch.randint(256, (2, 1, 8, 8)) / 127.5 - 1
+    built.progress = 1.0
+    assert built.losses(images, labels)["loss"].item() == pytest.approx(8, abs=0.5)  # bits of a code among 256
+
+
+@pytest.mark.parametrize(
+    ("name", "part"), [("vae", "likelihood"), ("vq_vae", "likelihood"), ("pixelcnn", "distribution")]
+)
+@pytest.mark.parametrize("model_levels", [2, 256])
+def test_a_likelihood_of_other_pixels_is_refused(composed: Compose, name: str, part: str, model_levels: int) -> None:
+    built = model(composed, name, f"model.{part}.num_levels={model_levels}")
+    for data_levels in (2, 256):
+        built._trainer = SimpleNamespace(datamodule=SimpleNamespace(num_levels=data_levels, name="mine"))
+        refused = pytest.raises(MismatchError, match=f"one of {model_levels} levels, but the pixels of mine have")
+        with nullcontext() if data_levels == model_levels else refused:
+            built.setup("fit")
+
+
+def test_every_likelihood_fits_black_and_white_pixels(composed: Compose) -> None:
+    cfg = composed("model=vae", "data=binarized_mnist", "run_dir=unused")
+    assert build(cfg.model, "model").num_levels == build(cfg.data, "data").num_levels == 2

@@ -84,9 +84,9 @@ def test_cached_logits_are_those_of_a_full_pass(
     cache = network.start(2, labels)
     for row, col, channel in order(image_shape):
         torch.testing.assert_close(
-            cache.logits(row, col, channel), expected[:, :, channel, row, col], rtol=tolerance, atol=tolerance
+            cache.parameters(row, col, channel), expected[:, :, channel, row, col], rtol=tolerance, atol=tolerance
         )
-        cache.write(row, col, channel, images[:, channel, row, col])
+        cache.write(row, col, channel, images[:, channel : channel + 1, row, col])
 
 
 @pytest.mark.parametrize("image_shape", [(1, 28, 28), (3, 32, 32)])

@@ -4,16 +4,15 @@ import math
 
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 import torch
-from torch.nn import functional as F
 
 from imagegen.objectives.likelihoods import (
-    Bernoulli,
     DiscretizedLogistic,
     LogisticMixture,
     bits_per_dim,
-    categorical_log_prob,
+    from_levels,
     levels,
 )
 
@@ -96,26 +95,9 @@ def test_log_prob_adds_up_over_pixels_and_not_over_images() -> None:
         assert log_probs[i].item() == pytest.approx(total, rel=1e-9)
 
 
-@pytest.mark.parametrize("image_shape", [(1, 8, 8), (3, 32, 32)])
-def test_uniform_pixels_cost_eight_bits(image_shape: tuple[int, int, int]) -> None:
-    images = torch.randint(0, 256, (2, *image_shape)) / 127.5 - 1
-    nll = -categorical_log_prob(images, torch.zeros(2, 256, *image_shape))
-    torch.testing.assert_close(bits_per_dim(nll, image_shape), torch.full((2,), 8.0))
-
-
 def test_bits_per_dim_by_hand() -> None:
     nll = torch.tensor([0.0, 12 * math.log(2.0)])
     torch.testing.assert_close(bits_per_dim(nll, (3, 2, 2)), torch.tensor([0.0, 1.0]))
-
-
-def test_categorical_log_prob_by_hand() -> None:
-    logits = torch.randn(2, 256, 3, 2, 2, dtype=torch.float64)
-    wanted = torch.randint(0, 256, (2, 3, 2, 2))
-    log_probs = F.log_softmax(logits, dim=1)
-    expected = torch.zeros(2, dtype=torch.float64)
-    for n, c, y, x in np.ndindex(2, 3, 2, 2):
-        expected[n] += log_probs[n, wanted[n, c, y, x], c, y, x]
-    torch.testing.assert_close(categorical_log_prob(wanted / 127.5 - 1, logits), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -125,18 +107,29 @@ def test_levels_round_trip(dtype: torch.dtype) -> None:
     assert levels(images).dtype == torch.int64
     assert levels(images).equal(wanted)
     assert levels(images + 0.9 / 255).equal(wanted)
+    assert from_levels(wanted).to(dtype).sub(images).abs().max() < 1e-7
+    for num_levels in (2, 3, 100):
+        few = torch.arange(num_levels)
+        assert levels(from_levels(few, num_levels).to(dtype), num_levels).equal(few)
+        assert from_levels(few, num_levels)[[0, -1]].tolist() == [-1, 1]
 
 
-def test_bernoulli_is_scipys() -> None:
-    location = torch.rand(5, 1, 3, 3) * 1.8 - 0.9
-    images = (torch.rand(5, 1, 3, 3) < 0.5).float() * 2 - 1
-    expected = scipy.stats.bernoulli((location.numpy() + 1) / 2).logpmf((images.numpy() + 1) / 2).reshape(5, -1).sum(1)
-    found = Bernoulli().log_prob(images, location, torch.tensor(0.0))
-    assert found.numpy() == pytest.approx(expected, rel=1e-5)
+def test_two_levels_make_a_bernoulli_distribution() -> None:
+    location, log_scale = torch.randn(5, 1, 3, 3, dtype=torch.float64), torch.tensor(0.3, dtype=torch.float64)
+    images = (torch.rand(5, 1, 3, 3) < 0.5).double() * 2 - 1
+    likelihood, white = DiscretizedLogistic(2), scipy.special.expit(location.numpy() / math.exp(0.3))
+    expected = scipy.stats.bernoulli(white).logpmf((images.numpy() + 1) / 2).reshape(5, -1).sum(1)
+    assert likelihood.log_prob(images, location, log_scale).numpy() == pytest.approx(expected)
+    assert likelihood.mean(location, log_scale).numpy() == pytest.approx(2 * white - 1)
+    mixed = [x[:, None].expand(-1, 2, -1, -1, -1) for x in (location, log_scale.expand_as(location))]
+    logits = torch.randn(5, 2, 3, 3, dtype=torch.float64)
+    assert LogisticMixture(2).log_prob(images, *mixed, logits).numpy() == pytest.approx(expected)
+    assert LogisticMixture(2).mean(*mixed, logits).numpy() == pytest.approx(2 * white - 1)
 
 
-def test_bernoulli_stays_finite_where_the_network_is_sure_and_wrong() -> None:
-    found = Bernoulli().log_prob(torch.ones(1, 1, 2, 2), -torch.ones(1, 1, 2, 2), torch.tensor(0.0))
+def test_black_and_white_stay_finite_where_the_network_is_sure_and_wrong() -> None:
+    white, sure = torch.ones(1, 1, 2, 2), -torch.ones(1, 1, 2, 2)
+    found = DiscretizedLogistic(2).log_prob(white, sure, torch.tensor(-5.0))
     assert found.isfinite().all()
     assert float(found) < -40
 

@@ -156,6 +156,7 @@ class ImageDataModule(LightningDataModule):
 
     `binarize` makes each pixel black or white with its grey level as the probability of white (Salakhutdinov & Murray
     2008): `fixed` once, by a seed of its own; `dynamic` anew in each training step, fixed for validation and test.
+    `num_levels` says to likelihoods how many values a pixel can then have: 2, and otherwise 256.
     """
 
     BINARIZE_SEED = 0
@@ -166,6 +167,7 @@ class ImageDataModule(LightningDataModule):
         read: Callable[[Path | None], Splits],
         image_shape: Sequence[int],
         num_classes: PositiveInt,
+        num_levels: PositiveInt,
         batch_size: PositiveInt,
         data_dir: str | Path | None = None,
         seed: int = 0,
@@ -174,7 +176,8 @@ class ImageDataModule(LightningDataModule):
         """Store the settings; nothing is read before `prepare_data` or `setup`.
 
         Raises:
-            ValueError: the batch size is not positive, or the image shape is not three numbers.
+            ValueError: the batch size is not positive, the image shape is not three numbers, or the number of levels
+                is not that of the pixels.
 
         """
         super().__init__()
@@ -182,10 +185,16 @@ class ImageDataModule(LightningDataModule):
             raise ValueError(f"batch_size must be positive, got {batch_size}")
         if len(image_shape) != 3:
             raise ValueError(f"image_shape must be channels, height, width, got {tuple(image_shape)}")
+        if num_levels != (256 if binarize is None else 2):
+            raise ValueError(
+                f"num_levels is {num_levels}, but pixels have {256 if binarize is None else 2} levels with "
+                f"binarize={'null' if binarize is None else binarize}"
+            )
         self.name = name
         self.read = read
         self.image_shape = (image_shape[0], image_shape[1], image_shape[2])
         self.num_classes = num_classes
+        self.num_levels = num_levels
         self.batch_size = batch_size
         self.data_dir = Path(data_dir) if data_dir else None
         self.seed = seed

@@ -1,12 +1,12 @@
 """LightningModules: networks and an objective put together."""
 
+from imagegen.models.autoregressive import Autoregressive
 from imagegen.models.base import DivergenceError, GenerativeModel
 from imagegen.models.classifier import Classifier
 from imagegen.models.diffusion import Diffusion
 from imagegen.models.gan import GAN
 from imagegen.models.gmm import GMM
 from imagegen.models.latent_diffusion import LatentDiffusion
-from imagegen.models.pixelcnn import PixelCNN
 from imagegen.models.vae import VAE
 from imagegen.models.vq_vae import VQVAE
 
@@ -15,10 +15,10 @@ __all__ = [
     "GMM",
     "VAE",
     "VQVAE",
+    "Autoregressive",
     "Classifier",
     "Diffusion",
     "DivergenceError",
     "GenerativeModel",
     "LatentDiffusion",
-    "PixelCNN",
 ]

@@ -26,6 +26,10 @@ class DivergenceError(RuntimeError):
     """The training loss is no longer a finite number."""
 
 
+class MismatchError(ValueError):
+    """The model and the data do not go together."""
+
+
 class ImageModel(LightningModule):
     """A network trained on batches of images; a subclass writes `losses`, the rest is here.
 
@@ -190,6 +194,16 @@ class GenerativeModel(ImageModel):
     latent_shape: tuple[int, ...] | None = None
     likelihood_kind: str | None = None
     num_importance_samples = 1  # of a likelihood that is a bound
+    num_levels: int | None = None  # of a pixel, where the model has a likelihood of them
+
+    def setup(self, stage: str) -> None:
+        """Raise MismatchError if the pixels have not as many levels as the likelihood."""
+        found = self.trainer.datamodule.num_levels  # type: ignore[attr-defined]
+        if self.num_levels not in (None, found):
+            raise MismatchError(
+                f"the likelihood of the model is one of {self.num_levels} levels, but the pixels of "
+                f"{self.trainer.datamodule.name} have {found}; set num_levels to ${{data.num_levels}}"  # type: ignore[attr-defined]
+            )
 
     def draw(self, seeds: range, labels: Tensor | None, *args: Any, **options: Any) -> Tensor:
         """Draw image i of the batch (N, C, H, W) in [-1, 1] from `seeds[i]` alone. `sample` is what others call."""

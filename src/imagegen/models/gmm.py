@@ -24,6 +24,7 @@ class GMM(GenerativeModel):
     """
 
     likelihood_kind = "bound, uniform dequantisation"
+    num_levels = NUM_LEVELS
 
     def __init__(
         self,

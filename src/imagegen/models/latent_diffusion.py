@@ -49,6 +49,7 @@ class LatentDiffusion(TwoStageModel):
         self.num_classes = num_classes
         self.latent_shape = self.prior.latent_shape
         self.likelihood = likelihood
+        self.num_levels = likelihood.num_levels
         self.beta = beta
         self.autoencoder_share = autoencoder_share
         self.latent_mean: Tensor

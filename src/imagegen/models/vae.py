@@ -57,6 +57,7 @@ class VAE(GenerativeModel):
         self.latent_dim = int(network.latent_dim)  # type: ignore[arg-type]
         self.latent_shape = (self.latent_dim,)
         self.likelihood = likelihood
+        self.num_levels = likelihood.num_levels
         self.beta = beta
         self.free_bits = free_bits
         self.input_noise = input_noise

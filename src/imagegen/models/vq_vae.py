@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from imagegen.models.autoregressive import Autoregressive
 from imagegen.models.base import LRSchedule, OptimizerFactory
-from imagegen.models.pixelcnn import PixelCNN
 from imagegen.models.two_stage import Share, TwoStageModel
-from imagegen.objectives.likelihoods import PixelLikelihood, bits_per_dim
+from imagegen.objectives.likelihoods import PixelLikelihood, bits_per_dim, from_levels, levels
+from imagegen.objectives.pixel_distributions import Categorical
 
 
 class VQVAE(TwoStageModel):
     """van den Oord et al. 2017 (arXiv:1711.00937).
 
     For the first `autoencoder_share` of the budget the autoencoder learns to reconstruct images through codes
-    (N, h, w) in 0..255; then it stands still and `prior`, a PixelCNN with the network that `prior_network` makes,
+    (N, h, w); then it stands still and `prior`, an autoregressive model with the network that `prior_network` makes,
     learns the codes as if they were the grey levels of small pictures. Each stage runs through the learning-rate
     schedule. A sample is the expected image of codes drawn from the prior.
     """
@@ -43,10 +45,12 @@ class VQVAE(TwoStageModel):
         with torch.no_grad():
             grid = network.encode(torch.zeros(1, *self.image_shape)).shape[1:]  # type: ignore[operator]
         shape = (1, *grid)
-        codes_network = prior_network(image_shape=shape)
-        self.prior = PixelCNN(codes_network, shape, num_classes, lr, optimizer, lr_schedule, ema_half_life)
+        codes = Categorical(len(network.quantizer.codebook))  # type: ignore[union-attr, arg-type]
+        codes_network = partial(prior_network, image_shape=shape)
+        self.prior = Autoregressive(codes_network, shape, num_classes, codes, lr, optimizer, lr_schedule, ema_half_life)
         self.num_classes = num_classes
         self.likelihood = likelihood
+        self.num_levels = likelihood.num_levels
         self.commitment = commitment
         self.autoencoder_share = autoencoder_share
 
@@ -71,7 +75,7 @@ class VQVAE(TwoStageModel):
         return len(self.network.quantizer.codebook)  # type: ignore[union-attr, arg-type]
 
     def _as_images(self, codes: Tensor) -> Tensor:
-        return codes[:, None].float() / 127.5 - 1
+        return from_levels(codes[:, None], self.num_codes)
 
     @torch.no_grad()
     def log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -85,7 +89,7 @@ class VQVAE(TwoStageModel):
         """Draw codes from the prior and decode them."""
         self.prior.ema.eval()
         codes = self.prior.draw(seeds, labels, temperature)
-        return self.decode(((codes[:, 0] + 1) * 127.5).round().long())
+        return self.decode(levels(codes[:, 0], self.num_codes))
 
     def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """Expected images (N, C, H, W) of codes (N, h, w)."""

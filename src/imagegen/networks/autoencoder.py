@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imagegen.networks.convolutional import sizes
+from imagegen.networks.coupling_flow import CouplingFlow
 from imagegen.networks.mlp import mlp, with_labels
 from imagegen.networks.unet import ChannelNorm
 
@@ -43,6 +44,23 @@ def gaussian_posterior(mean: Tensor, log_var: Tensor, noise: Tensor) -> Posterio
     return Posterior(latents, kl, log_ratio)
 
 
+def flow_posterior(mean: Tensor, log_var: Tensor, noise: Tensor, flow: CouplingFlow) -> tuple[Tensor, Posterior]:
+    """Vectors (N, D) drawn as by `gaussian_posterior`, and their latents, those of which `flow` makes them.
+
+    The KL term (N, 1) is that of the latents drawn.
+    """
+    drawn = mean + torch.exp(0.5 * log_var) * noise
+    latents, log_det = flow.inverse(drawn)
+    log_ratio = 0.5 * (latents.square() - noise.square() - log_var).sum(1) + log_det
+    return drawn, Posterior(latents, log_ratio[:, None], log_ratio)
+
+
+def moments(out: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and log variance, each (N, D), of what a layer puts out (N, 2 * D)."""
+    mean, log_var = out.float().chunk(2, dim=1)
+    return mean, log_var.clamp(-20, 10)
+
+
 class Autoencoder(nn.Module):
     """A network with one layer of latents: a subclass writes `moments` and `decode`."""
 
@@ -55,8 +73,7 @@ class Autoencoder(nn.Module):
 
     def encode(self, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean and log variance of the posterior, each (N, latent_dim)."""
-        mean, log_var = self.moments(images, labels).float().chunk(2, dim=1)
-        return mean, log_var.clamp(-20, 10)
+        return moments(self.moments(images, labels))
 
     def decode(self, latents: Tensor, labels: Tensor | None = None) -> Parameters:
         """Parameters of the distribution of pixels given latents (N, latent_dim)."""
@@ -69,7 +86,7 @@ class Autoencoder(nn.Module):
 
 
 class MLPAutoencoder(Autoencoder):
-    """Multilayer perceptrons; one scale for all pixels."""
+    """Multilayer perceptrons."""
 
     def __init__(
         self,
@@ -84,19 +101,24 @@ class MLPAutoencoder(Autoencoder):
         self.latent_dim = latent_dim
         self.num_classes = num_classes
         self.encoder = mlp([pixels + labels, *hidden, 2 * latent_dim], nn.SiLU)
-        self.decoder = mlp([latent_dim + labels, *reversed(hidden), pixels], nn.SiLU)
-        self.log_scale = nn.Parameter(torch.tensor(-1.0))
+        self.decoder = mlp([latent_dim + labels, *reversed(hidden), 2 * pixels], nn.SiLU)
 
     def moments(self, images: Tensor, labels: Tensor | None) -> Tensor:
         return self.encoder(with_labels(images.flatten(1), labels, self.num_classes))  # type: ignore[no-any-return]
 
     def decode(self, latents: Tensor, labels: Tensor | None = None) -> Parameters:
-        location = torch.tanh(self.decoder(with_labels(latents, labels, self.num_classes)).float())
-        return location.view(-1, *self.image_shape), self.log_scale
+        outputs = self.decoder(with_labels(latents, labels, self.num_classes)).float()
+        location, log_scale = outputs.view(-1, 2, *self.image_shape).unbind(1)
+        return location, bounded(log_scale)
 
 
 class ResidualAutoencoder(Autoencoder):
-    """Residual convolutions from half the picture's size to the smallest one and back."""
+    """Residual convolutions on pictures folded 4x4 into channels, down to the smallest size and back.
+
+    With `num_couplings` a flow of so many layers stands between standard normal latents and those that encoder and
+    decoder know (Chen et al. 2017, arXiv:1611.02731): a prior that takes the shape of what the encoder makes of the
+    data, where a normal distribution leaves holes between digits. The KL term is then that of the latents drawn.
+    """
 
     def __init__(
         self,
@@ -104,8 +126,9 @@ class ResidualAutoencoder(Autoencoder):
         latent_dim: PositiveInt,
         num_classes: PositiveInt | None = None,
         width: PositiveInt = 64,
-        num_blocks: PositiveInt = 1,
+        num_blocks: PositiveInt = 2,
         num_mixtures: PositiveInt | None = None,
+        num_couplings: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
         steps = sizes(image_shape)
@@ -113,20 +136,30 @@ class ResidualAutoencoder(Autoencoder):
         self.num_classes = num_classes
         self.smallest = steps[0]
         features, labels = width * math.prod(self.smallest), num_classes or 0
-        num_levels = len(steps) - 1
-        self.encoder = Trunk(4 * image_shape[0], width, num_blocks, num_levels, is_down=True)
+        num_levels = len(steps) - 2
+        self.encoder = Trunk(16 * image_shape[0], width, num_blocks, num_levels, is_down=True)
         self.posterior = nn.Linear(features + labels, 2 * latent_dim)
+        self.flow = CouplingFlow(latent_dim, num_couplings) if num_couplings else None
         self.project = nn.Linear(latent_dim + labels, features)
         self.decoder = Trunk(width, width, num_blocks, num_levels, is_down=False)
-        self.head = PixelHead(width, image_shape[0], num_mixtures)
+        self.head = PixelHead(width, image_shape[0], num_mixtures, patch_size=4)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def moments(self, images: Tensor, labels: Tensor | None) -> Tensor:
-        features = self.encoder(F.pixel_unshuffle(images, 2)).flatten(1)
+        features = self.encoder(F.pixel_unshuffle(images, 4)).flatten(1)
         return self.posterior(with_labels(features, labels, self.num_classes))  # type: ignore[no-any-return]
 
+    def infer(self, images: Tensor, labels: Tensor | None, noise: Tensor) -> tuple[Parameters, Posterior]:
+        if self.flow is None:
+            return super().infer(images, labels, noise)
+        drawn, posterior = flow_posterior(*self.encode(images, labels), noise, self.flow)
+        return self._decode(drawn, labels), posterior
+
     def decode(self, latents: Tensor, labels: Tensor | None = None) -> Parameters:
-        x = self.project(with_labels(latents, labels, self.num_classes)).view(len(latents), -1, *self.smallest)
+        return self._decode(latents if self.flow is None else self.flow(latents), labels)
+
+    def _decode(self, drawn: Tensor, labels: Tensor | None) -> Parameters:
+        x = self.project(with_labels(drawn, labels, self.num_classes)).view(len(drawn), -1, *self.smallest)
         parameters: Parameters = self.head(self.decoder(x))
         return parameters
 
@@ -139,7 +172,7 @@ class SpatialAutoencoder(Autoencoder):
         image_shape: Sequence[int],
         num_channels: PositiveInt = 4,
         width: PositiveInt = 64,
-        num_blocks: PositiveInt = 1,
+        num_blocks: PositiveInt = 2,
         num_mixtures: PositiveInt | None = None,
     ) -> None:
         super().__init__()
@@ -147,15 +180,15 @@ class SpatialAutoencoder(Autoencoder):
         self.latent_shape = (num_channels, *steps[0])
         self.latent_dim = math.prod(self.latent_shape)
         self.num_classes = None
-        num_levels = len(steps) - 1
-        self.encoder = Trunk(4 * image_shape[0], width, num_blocks, num_levels, is_down=True)
+        num_levels = len(steps) - 2
+        self.encoder = Trunk(16 * image_shape[0], width, num_blocks, num_levels, is_down=True)
         self.posterior = nn.Sequential(ChannelNorm(width), nn.SiLU(), nn.Conv2d(width, 2 * num_channels, 1))
         self.decoder = Trunk(num_channels, width, num_blocks, num_levels, is_down=False)
-        self.head = PixelHead(width, image_shape[0], num_mixtures)
+        self.head = PixelHead(width, image_shape[0], num_mixtures, patch_size=4)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def moments(self, images: Tensor, labels: Tensor | None) -> Tensor:
-        return self.posterior(self.encoder(F.pixel_unshuffle(images, 2))).flatten(1)  # type: ignore[no-any-return]
+        return self.posterior(self.encoder(F.pixel_unshuffle(images, 4))).flatten(1)  # type: ignore[no-any-return]
 
     def decode(self, latents: Tensor, labels: Tensor | None = None) -> Parameters:
         parameters: Parameters = self.head(self.decoder(latents.view(-1, *self.latent_shape)))
@@ -203,27 +236,32 @@ class Block(nn.Module):
 
 
 class PixelHead(nn.Module):
-    """Features (N, width, h, w) at half the picture's size to the parameters of its pixels.
+    """Features (N, width, h, w) to the parameters of pictures `patch_size` times as large.
 
-    Locations (N, C, H, W) and one log scale for all pixels; with `num_mixtures` K, locations and log scales
-    (N, K, C, H, W) and logits (N, K, H, W).
+    Locations and log scales (N, C, H, W); with `num_mixtures` K, (N, K, C, H, W) and logits (N, K, H, W). Locations are
+    not bounded: a `tanh` sticks at the black of a background within the first steps, and with it the whole decoder.
     """
 
-    def __init__(self, width: int, channels: int, num_mixtures: int | None) -> None:
+    def __init__(self, width: int, channels: int, num_mixtures: int | None, patch_size: int = 2) -> None:
         super().__init__()
         self.channels = channels
         self.num_mixtures = num_mixtures
-        outputs = channels if num_mixtures is None else num_mixtures * (2 * channels + 1)
+        self.patch_size = patch_size
+        outputs = 2 * channels if num_mixtures is None else num_mixtures * (2 * channels + 1)
         self.norm = ChannelNorm(width)
-        self.conv = nn.Conv2d(width, 4 * outputs, 3, padding=1)
-        self.log_scale = nn.Parameter(torch.tensor(-1.0))
+        self.conv = nn.Conv2d(width, patch_size**2 * outputs, 3, padding=1)
 
     def forward(self, x: Tensor) -> Parameters:
-        out = F.pixel_shuffle(self.conv(F.silu(self.norm(x))), 2).float()
+        out = F.pixel_shuffle(self.conv(F.silu(self.norm(x))), self.patch_size).float()
         if self.num_mixtures is None:
-            return torch.tanh(out), self.log_scale
+            location, log_scale = out.chunk(2, 1)
+            return location, bounded(log_scale)
         channels = [self.num_mixtures * n for n in (self.channels, self.channels, 1)]
         location, log_scale, logits = torch.split(out, channels, 1)
         shape = len(x), self.num_mixtures, self.channels, *out.shape[2:]
-        log_scale = (self.log_scale + log_scale).clamp(min=-7.0)
-        return torch.tanh(location.reshape(shape)), log_scale.reshape(shape), logits
+        return location.reshape(shape), bounded(log_scale).reshape(shape), logits
+
+
+def bounded(log_scale: Tensor) -> Tensor:
+    """Log scales as a network puts them out: they begin at -1 and stay above -7, a hundredth of a grey level."""
+    return (log_scale - 1).clamp(min=-7.0)

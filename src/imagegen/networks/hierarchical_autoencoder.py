@@ -10,24 +10,29 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from imagegen.networks.autoencoder import Block, Parameters, PixelHead, Posterior
+from imagegen.networks.autoencoder import Block, Parameters, PixelHead, Posterior, flow_posterior, moments
 from imagegen.networks.convolutional import sizes
-from imagegen.networks.mlp import given
+from imagegen.networks.coupling_flow import CouplingFlow
+from imagegen.networks.mlp import with_labels
 from imagegen.networks.unet import ChannelNorm
 
 
 class HierarchicalAutoencoder(nn.Module):
     """A ladder of latents, coarse to fine: in the spirit of VDVAE (Child 2020, arXiv:2011.10650), without its tricks.
 
-    From the smallest size to half the picture's, each of `num_groups` groups a size has `latent_channels` latents at
-    each pixel. Their prior depends on all groups before, their posterior also on the picture (Sonderby et al. 2016).
+    At the top stands a vector of `top_dim` latents that says what the picture shows; its prior is a flow of
+    `num_couplings` layers (`networks.autoencoder.ResidualAutoencoder`). Below, from the smallest size to half the
+    picture's, each of `num_groups` groups a size has `latent_channels` latents at each pixel. Their prior depends on
+    all latents before, their posterior also on the picture (Sonderby et al. 2016).
     """
 
     def __init__(
         self,
         image_shape: Sequence[int],
-        width: PositiveInt = 64,
-        num_groups: PositiveInt = 2,
+        width: PositiveInt = 32,
+        top_dim: PositiveInt = 32,
+        num_couplings: PositiveInt = 6,
+        num_groups: PositiveInt = 1,
         latent_channels: PositiveInt = 4,
         num_classes: PositiveInt | None = None,
         num_mixtures: PositiveInt | None = None,
@@ -35,13 +40,15 @@ class HierarchicalAutoencoder(nn.Module):
         super().__init__()
         self.sizes = sizes(image_shape)[:-1]
         self.num_classes = num_classes
-        self.latent_channels = latent_channels
         self.shapes = [(latent_channels, *size) for size in self.sizes for _ in range(num_groups)]
-        self.latent_dim = sum(math.prod(shape) for shape in self.shapes)
+        self.parts = [top_dim, *(math.prod(shape) for shape in self.shapes)]
+        self.latent_dim = sum(self.parts)
         self.stem = nn.Conv2d(4 * image_shape[0], width, 3, padding=1)
         self.up = nn.ModuleList(Block(width) for _ in self.sizes)
-        self.start = nn.Parameter(torch.zeros(1, width, *self.sizes[0]))
-        self.label = nn.Embedding(num_classes, width) if num_classes is not None else None
+        features, labels = width * math.prod(self.sizes[0]), num_classes or 0
+        self.posterior = nn.Linear(features + labels, 2 * top_dim)
+        self.flow = CouplingFlow(top_dim, num_couplings)
+        self.project = nn.Linear(top_dim + labels, features)
         self.groups = nn.ModuleList(Group(width, latent_channels) for _ in self.shapes)
         self.head = PixelHead(width, image_shape[0], num_mixtures)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -53,22 +60,24 @@ class HierarchicalAutoencoder(nn.Module):
         for i, block in enumerate(self.up):
             x = block(F.avg_pool2d(x, 2) if i else x)
             features.insert(0, x)
-        return self._descend(labels, noise, features)
+        out = self.posterior(with_labels(x.flatten(1), labels, self.num_classes))
+        drawn, top = flow_posterior(*moments(out), noise[:, : self.parts[0]], self.flow)
+        parameters, rest = self._descend(drawn, labels, noise, features)
+        latents, kl = torch.cat([top.latents, rest.latents], 1), torch.cat([top.kl, rest.kl], 1)
+        return parameters, Posterior(latents, kl, top.log_ratio + rest.log_ratio)
 
     def decode(self, latents: Tensor, labels: Tensor | None = None) -> Parameters:
         """Parameters of the distribution of pixels given standard normal latents (N, latent_dim)."""
-        return self._descend(labels, latents, None)[0]
+        return self._descend(self.flow(latents[:, : self.parts[0]]), labels, latents, None)[0]
 
     def _descend(
-        self, labels: Tensor | None, noise: Tensor, features: list[Tensor] | None
+        self, top: Tensor, labels: Tensor | None, noise: Tensor, features: list[Tensor] | None
     ) -> tuple[Parameters, Posterior]:
-        x = self.start.expand(len(noise), -1, -1, -1).contiguous(memory_format=torch.channels_last)
-        if self.label is not None:
-            x = x + self.label(given(labels))[:, :, None, None]
-        parts = torch.split(noise, [math.prod(shape) for shape in self.shapes], dim=1)
+        x = self.project(with_labels(top, labels, self.num_classes)).view(len(top), -1, *self.sizes[0])
+        x = x.contiguous(memory_format=torch.channels_last)
         latents, kls = [], []
         ratio = torch.zeros(len(noise), device=noise.device)
-        for group, shape, part in zip(self.groups, self.shapes, parts, strict=True):
+        for group, shape, part in zip(self.groups, self.shapes, torch.split(noise, self.parts, dim=1)[1:], strict=True):
             if x.shape[2:] != shape[1:]:
                 x = F.interpolate(x, shape[1:], mode="nearest")
             feature = None if features is None else features[self.sizes.index(shape[1:])]

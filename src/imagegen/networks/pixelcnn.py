@@ -9,24 +9,24 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrize import register_parametrization
 
-NUM_LEVELS = 256
+from imagegen.networks.causal import centre
+
 FIRST_KERNEL_SIZE = 7
 
 
 class PixelCNN(nn.Module):
-    """Map images (N, C, H, W) in [-1, 1] to logits (N, 256, C, H, W) of their grey levels (arXiv:1601.06759).
+    """Images (N, C, H, W) in [-1, 1] to parameters (N, P, G, H, W), such as the logits of levels (arXiv:1601.06759).
 
-    The logits of a pixel depend on the pixels before it in raster order and, within it, on the channels before (red,
-    green, blue), on nothing else. A plain stack of masked convolutions has a blind spot: of the rows above, a pixel
-    does not see what lies to the right of a diagonal (arXiv:1606.05328, fig. 1).
+    What is said of a group of channels depends on the pixels before in raster order and, within its own, on the groups
+    before (by default each channel is one: red, green, blue), on nothing else. A plain stack of masked convolutions has
+    a blind spot: of the rows above, a pixel does not see what lies on the right of a diagonal (arXiv:1606.05328).
 
     Two additions to the paper pay for themselves in short runs: a learned bias for every position, and `num_dilations`
     dilations 1, 2, 4, ... in turn, with which six blocks see 17 pixels far instead of 9 at the same cost. Labels (N,)
-    add a learned bias in every block. `width` is rounded up to a multiple of twice the number of image channels.
+    add a learned bias in every block. `width` is rounded up to a multiple of twice the number of groups.
 
-    `start` opens a cache that computes the same logits pixel by pixel, at the price of one forward pass in all.
+    `start` opens a cache that computes the same numbers pixel by pixel, at the price of one forward pass in all.
     """
 
     def __init__(
@@ -37,19 +37,23 @@ class PixelCNN(nn.Module):
         num_blocks: PositiveInt = 6,
         kernel_size: PositiveInt = 3,
         num_dilations: PositiveInt = 3,
+        num_groups: PositiveInt | None = None,
+        num_parameters: PositiveInt = 256,
+        is_softmax: bool = True,
     ) -> None:
         super().__init__()
         channels, height, self.image_width = image_shape
-        width = math.ceil(width / (2 * channels)) * 2 * channels
-        self.num_channels = channels
-        self.first = MaskedConv2d(channels, width, FIRST_KERNEL_SIZE, channels, sees_own_group=False)
+        self.num_groups = num_groups = num_groups or channels
+        width = math.ceil(width / (2 * num_groups)) * 2 * num_groups
+        self.num_parameters = num_parameters
+        self.first = MaskedConv2d(channels, width, FIRST_KERNEL_SIZE, num_groups, sees_own_group=False)
         self.position_bias = nn.Parameter(torch.zeros(height, self.image_width, width))
         self.blocks = nn.ModuleList(
-            ResidualBlock(width, kernel_size, channels, dilation=2 ** (i % num_dilations)) for i in range(num_blocks)
+            ResidualBlock(width, kernel_size, num_groups, dilation=2 ** (i % num_dilations)) for i in range(num_blocks)
         )
-        self.head = MaskedConv2d(width, NUM_LEVELS * channels, 1, channels)
-        for name in ("weight", "bias"):
-            register_parametrization(self.head, name, Centred())
+        self.head = MaskedConv2d(width, num_parameters * num_groups, 1, num_groups)
+        if is_softmax:
+            centre(self.head, num_parameters)
         self.label_bias = nn.Embedding(num_classes, num_blocks * (width // 2)) if num_classes else None
         if self.label_bias is not None:
             nn.init.zeros_(self.label_bias.weight)
@@ -59,9 +63,9 @@ class PixelCNN(nn.Module):
         biases = [bias if bias is None else bias[:, :, None, None] for bias in self.label_biases(labels)]
         hidden = self.first(images)
         hidden = hidden + self.position_bias.permute(2, 0, 1).to(hidden.dtype)
-        logits = self.after_first(hidden, biases, lambda conv, inputs: conv(inputs))  # (N, C * 256, H, W)
-        num_images, _, height, width = logits.shape
-        return logits.view(num_images, self.num_channels, NUM_LEVELS, height, width).transpose(1, 2)
+        parameters = self.after_first(hidden, biases, lambda conv, inputs: conv(inputs))  # (N, G * P, H, W)
+        by_group = parameters.unflatten(1, (self.num_groups, self.num_parameters))  # type: ignore[no-untyped-call]
+        return by_group.transpose(1, 2)  # type: ignore[no-any-return]
 
     def after_first(self, hidden: Tensor, biases: Sequence[Tensor | None], apply: Apply) -> Tensor:
         """All layers but the first, for whole images or for one pixel: `apply` evaluates a convolution."""
@@ -82,19 +86,6 @@ class PixelCNN(nn.Module):
     def start(self, num_images: int, labels: Tensor | None = None) -> PixelCNNCache:
         """Open a cache for `num_images` images of which no pixel is known yet, with labels (N,)."""
         return PixelCNNCache(self, num_images, labels)
-
-
-class Centred(nn.Module):
-    """Weights or biases (C * 256, ...) less their mean over the 256 levels of each channel.
-
-    A softmax does not see a number that is added to all of its logits, so nothing holds their mean; rounding to bf16
-    then pushes it a little further in each step, to thousands, where bf16 no longer tells two logits apart.
-    """
-
-    def forward(self, values: Tensor) -> Tensor:
-        levels = values.unflatten(0, (-1, NUM_LEVELS))  # type: ignore[no-untyped-call]
-        centred: Tensor = (levels - levels.mean(1, keepdim=True)).flatten(0, 1)
-        return centred
 
 
 class ResidualBlock(nn.Module):
@@ -171,68 +162,85 @@ class PixelCNNCache:
             if isinstance(conv, MaskedConv2d)
         }
         biases = [
-            [None] * network.num_channels if bias is None else bias.chunk(network.num_channels, dim=1)
+            [None] * network.num_groups if bias is None else bias.chunk(network.num_groups, dim=1)
             for bias in network.label_biases(labels)
         ]
-        self.biases = list(zip(*biases, strict=True))  # by channel, then by block
-        self.position_biases = network.position_bias.chunk(network.num_channels, dim=2)
+        self.biases = list(zip(*biases, strict=True))  # by group, then by block
+        self.position_biases = network.position_bias.chunk(network.num_groups, dim=2)
 
     @torch.no_grad()
-    def logits(self, row: int, col: int, channel: int) -> Tensor:
-        """Logits (N, 256) of the next value; everything before it must have been written."""
+    def parameters(self, row: int, col: int, group: int) -> Tensor:
+        """Parameters (N, P) of the next group; everything before it must have been written."""
 
         def apply(conv: MaskedConv2d, inputs: Tensor) -> Tensor:
             cache = self.convs[conv]
-            cache.write(row, col, channel, inputs)
-            return cache.output(row, col, channel)
+            cache.write(row, col, group, inputs)
+            return cache.output(row, col, group)
 
-        hidden = self.convs[self.network.first].output(row, col, channel) + self.position_biases[channel][row, col]
-        return self.network.after_first(hidden, self.biases[channel], apply)
+        hidden = self.convs[self.network.first].output(row, col, group) + self.position_biases[group][row, col]
+        return self.network.after_first(hidden, self.biases[group], apply)
 
-    def write(self, row: int, col: int, channel: int, values: Tensor) -> None:
-        """Tell the values (N,) in [-1, 1] that were drawn."""
-        self.convs[self.network.first].write(row, col, channel, values[:, None])
+    def write(self, row: int, col: int, group: int, values: Tensor) -> None:
+        """Tell the values (N, C / G) in [-1, 1] that were drawn."""
+        self.convs[self.network.first].write(row, col, group, values)
 
 
 class ConvCache:
     """The last input rows of one masked convolution, which yields its output one pixel and channel group at a time.
 
-    A row is a matrix (N, columns * channels) with zeros around the image, in which the columns that a dilated kernel
-    sees together stand together: the taps of a kernel row are then a run of the matrix's columns and enter one matrix
-    product without being copied. Masked taps are left out.
+    What the finished rows give is computed for a whole row at once, when it begins. The own row is a matrix
+    (N, columns * channels) with zeros around the image, in which the columns that a dilated kernel sees together stand
+    together: its taps are then a run of the matrix's columns and enter one matrix product without being copied. Masked
+    taps are left out.
     """
 
     def __init__(self, conv: MaskedConv2d, num_images: int, image_width: int) -> None:
+        self.conv = conv
+        self.image_width = image_width
         self.dilation = conv.dilation[0]
         self.in_channels = conv.in_channels
         self.group_size = conv.in_channels // conv.num_groups
+        self.out_size = conv.out_channels // conv.num_groups
         self.offset = conv.reach * conv.in_channels  # from the first tap of a row to the centre
         self.num_columns = math.ceil(image_width / self.dilation) + 2 * conv.reach  # of each residue of the dilation
-        self.num_rows = conv.reach * self.dilation + 1
-        size = self.dilation * self.num_columns * conv.in_channels
-        self.rows = [conv.weight.new_zeros(num_images, size) for _ in range(self.num_rows)]  # row i is at i % num_rows
-        assert conv.bias is not None
-        self.biases = conv.bias.chunk(conv.num_groups)
-        weight = (conv.weight * conv.mask)[:, :, : conv.reach + 1].permute(2, 3, 1, 0).flatten(1, 2).contiguous()
-        self.weights = []  # by group, then by kernel row: (taps * channels, outputs of the group)
-        for group, (*above, own) in enumerate(weight.chunk(conv.num_groups, dim=2)):
-            num_seen = self.offset + (group + conv.sees_own_group) * self.group_size
-            self.weights.append([*above, own[:num_seen]])
+        weight = (conv.weight * conv.mask)[:, :, : conv.reach + 1]
+        self.weight_above = weight[:, :, :-1]
+        own = weight[:, :, -1].permute(2, 1, 0).flatten(0, 1).contiguous()  # (columns * channels, outputs)
+        by_group = enumerate(own.chunk(conv.num_groups, dim=1))
+        self.weights = [w[: self.offset + (g + conv.sees_own_group) * self.group_size] for g, w in by_group]
+        self.own = weight.new_zeros(num_images, self.dilation * self.num_columns * conv.in_channels)
+        finished = num_images, conv.reach * self.dilation, self.dilation * self.num_columns, conv.in_channels
+        self.finished = weight.new_zeros(finished)
+        self.row = -1
 
     def write(self, row: int, col: int, group: int, inputs: Tensor) -> None:
         """Remember the inputs (N, channels / groups) of one group of a pixel."""
+        self._enter(row)
         start = self._first_tap(col) + self.offset + group * self.group_size
-        self.rows[row % self.num_rows][:, start : start + self.group_size] = inputs
+        self.own[:, start : start + self.group_size] = inputs
 
     def output(self, row: int, col: int, group: int) -> Tensor:
         """Compute the output (N, channels / groups) of one group at a pixel."""
-        output = self.biases[group]
-        start = self._first_tap(col)
-        weights = self.weights[group]
-        for age, weight in zip(range(len(weights) - 1, -1, -1), weights, strict=True):
-            inputs = self.rows[(row - age * self.dilation) % self.num_rows][:, start : start + len(weight)]
-            output = torch.addmm(output, inputs, weight)
-        return output
+        self._enter(row)
+        start, weight = self._first_tap(col), self.weights[group]
+        return torch.addmm(self.from_rows[col][group], self.own[:, start : start + len(weight)], weight)
+
+    def _enter(self, row: int) -> None:
+        """Begin a row, unless it has begun."""
+        if row == self.row:
+            return
+        conv = self.conv
+        assert conv.bias is not None
+        if conv.reach == 0:
+            from_rows = (conv.bias,) * self.image_width
+        else:
+            columns = self.own.view(len(self.own), self.dilation, self.num_columns, -1).transpose(1, 2).flatten(1, 2)
+            if row:  # in their natural order
+                self.finished = torch.cat([self.finished[:, 1:], columns[:, None]], 1)
+            above = F.conv2d(self.finished.permute(0, 3, 1, 2), self.weight_above, conv.bias, dilation=self.dilation)
+            from_rows = above[:, :, 0].permute(2, 0, 1).unbind(0)[: self.image_width]
+        self.from_rows = [torch.split(values, self.out_size, -1) for values in from_rows]
+        self.row = row
 
     def _first_tap(self, col: int) -> int:
         return (col % self.dilation * self.num_columns + col // self.dilation) * self.in_channels
