@@ -281,7 +281,7 @@ def test_a_model_that_draws_nothing_is_refused(trained: Trained, tmp_path: Path)
 def test_a_run_may_be_resumed_with_other_settings_but_not_as_another_model(trained: Trained) -> None:
     cfg = trained.cfg.copy()
     OmegaConf.update(cfg, "model.lr", 0.5)
-    check_resumable(trained.checkpoint, cfg)
+    check_resumable(trained.checkpoint, load_checkpoint(trained.checkpoint), cfg)
     for key, value in [
         ("model._target_", "imagegen.models.GAN"),
         ("model.network.hidden", [8]),
@@ -290,6 +290,6 @@ def test_a_run_may_be_resumed_with_other_settings_but_not_as_another_model(train
         other = trained.cfg.copy()
         OmegaConf.update(other, key, value)
         with pytest.raises(UserError, match=r"^resume: .* is of another model") as error:
-            check_resumable(trained.checkpoint, other)
+            check_resumable(trained.checkpoint, load_checkpoint(trained.checkpoint), other)
         assert key.removesuffix(".hidden") in str(error.value)
         assert len(str(error.value).splitlines()) == 1

@@ -34,7 +34,7 @@ def trained(script: Script, tmp_path: Path) -> Path:
 
 
 def test_train_leaves_everything_in_its_run_folder(script: Script, tmp_path: Path) -> None:
-    result = script("train.py", "model=diffusion", "run_dir=here", "debug=default", "logger.wandb.mode=auto")
+    result = script("train.py", "model=diffusion", "run_dir=here", "debug=default", "logger=default")
     assert result.returncode == 0, result.stderr
     folder = tmp_path / "here"
     assert status(folder)["state"] == "finished"
@@ -130,7 +130,7 @@ def test_a_run_goes_on_where_another_ended(script: Script, trained: Path, tmp_pa
 
 
 def test_a_multirun_gives_each_job_its_own_folder_and_wandb_run(script: Script, tmp_path: Path) -> None:
-    arguments = ["--multirun", "model=vae", "model.latent_dim=2,4", "model.lr=1e-3", *FAST, "logger.wandb.mode=offline"]
+    arguments = ["--multirun", "model=vae", "model.latent_dim=2,4", "model.lr=1e-3", *FAST, "logger=default"]
     result = script("train.py", *arguments)
     assert result.returncode == 0, result.stderr
     runs = folders(tmp_path / "logs")

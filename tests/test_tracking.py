@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import csv
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import wandb
 
-from imagegen.tracking import WandbLogger, has_api_key
+from imagegen.tracking import CSVLogger, WandbLogger, has_api_key
 
 VARIABLES = ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_SILENT", "WANDB_DIR", "WANDB_PROJECT")
 KEY = "0123456789" * 4
@@ -105,9 +110,9 @@ def test_each_job_without_a_key_is_an_offline_run_of_its_own(
 
     monkeypatch.setattr("builtins.input", no_prompt)
     monkeypatch.setattr("getpass.getpass", no_prompt)
-    folder = tmp_path / "run"
+    folders = [tmp_path / "first", tmp_path / "second"]
     names = []
-    for _ in range(2):
+    for folder in folders:
         logger = WandbLogger("imagegen", str(folder), "offline")
         logger.log_config({"model": {"lr": 0.1}})
         logger.log_metrics({"train/loss": 1.5}, step=64)
@@ -117,9 +122,8 @@ def test_each_job_without_a_key_is_an_offline_run_of_its_own(
         logger.finish({"test/fid": 12.5})
         assert wandb.run is None, "the next job gets a run of its own"
     assert len(set(names)) == 2
-    runs = offline_runs(folder)
-    assert len(runs) == 2
-    for run in runs:
+    for folder in folders:
+        [run] = offline_runs(folder)
         [record] = run.glob("*.wandb")
         assert b"test/fid" in record.read_bytes(), "closed: the scores are on disk"
     printed = capfd.readouterr()
@@ -145,3 +149,73 @@ def test_a_disabled_logger_writes_nothing(tmp_path: Path) -> None:
     logger.finish({"test/fid": 12.5})
     assert offline_runs(tmp_path / "run") == []
     assert wandb.run is None
+
+
+def read_back(run: Path, *options: str) -> list[dict[str, Any]]:
+    """What W&B's own reader finds in an offline run."""
+    [record] = run.glob("*.wandb")
+    command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", *options, "--json", str(record)]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return [json.loads(text)] if "--summary" in options else [json.loads(line) for line in text.splitlines()]
+
+
+def test_an_offline_run_is_read_back_with_its_own_reader_and_goes_on_in_the_same_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    for steps in ((64, 128), (192,)):
+        logger = WandbLogger("imagegen", str(folder), "offline", name="a name", group="digits", tags=["tag"])
+        logger.log_config({"model": {"lr": 0.1}})
+        for step in steps:
+            logger.log_metrics({"train/loss": 1 / step}, step=step)
+        logger.log_files()
+        logger.finish({"test/fid": 12.5, "protocol": {"num_real": 300}})
+    first, second = offline_runs(folder)
+    [found] = read_back(first, "--summary")
+    assert (found["name"], found["project"], found["state"], found["tags"]) == (
+        "a name",
+        "imagegen",
+        "finished",
+        ["tag"],
+    )
+    assert found["config"]["model"] == {"lr": 0.1}
+    assert found["summary"]["images_seen"] == 128
+    assert found["summary"]["train/loss"] == 1 / 128
+    assert (found["summary"]["test/fid"], found["summary"]["protocol"]) == (12.5, {"num_real": 300})
+    [again] = read_back(second, "--summary")
+    assert again["run_id"] == found["run_id"]
+    assert again["summary"]["images_seen"] == 192
+    metrics = [record for record in read_back(first) if record["type"] == "metric"]
+    assert "images_seen" in json.dumps(metrics)
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.open()))
+
+
+def test_a_csv_file_has_a_row_for_each_number_of_images(tmp_path: Path) -> None:
+    logger = CSVLogger(str(tmp_path))
+    logger.log_metrics({"train/loss": 3.0}, step=64)
+    logger.log_metrics({"train/loss": 2.0}, step=128)
+    logger.log_metrics({"val/fid": 50.0}, step=128)
+    logger.log_metrics({"train/loss": 1.0}, step=192)
+    logger.log_metrics({"val/fid": 40.0}, step=192)
+    logger.log_metrics({"val/fid": 40.0}, step=192)
+    expected = [("64", "3.0", ""), ("128", "2.0", "50.0"), ("192", "1.0", "40.0")]
+    assert [tuple(row.values()) for row in table(logger.path)] == expected
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]
+
+
+@pytest.mark.parametrize("torn", ["", "192,0.5", "19"])
+def test_a_csv_file_goes_on_behind_a_checkpoint(tmp_path: Path, torn: str) -> None:
+    first = CSVLogger(str(tmp_path))
+    for step in (64, 128, 192):
+        first.log_metrics({"train/loss": step, "val/fid": 2 * step}, step=step)
+    with first.path.open("a") as file:
+        file.write(torn)  # cut short by a crash
+    second = CSVLogger(str(tmp_path))
+    second.resume(128)
+    second.log_metrics({"val/fid": 256}, step=128)
+    second.log_metrics({"train/loss": 0.25, "test/fid": 7}, step=192)
+    rows = table(second.path)
+    assert [row["step"] for row in rows] == ["64", "128", "192"]
+    assert rows[1] == {"step": "128", "test/fid": "", "train/loss": "128", "val/fid": "256"}
+    assert rows[2] == {"step": "192", "test/fid": "7", "train/loss": "0.25", "val/fid": ""}

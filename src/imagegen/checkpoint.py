@@ -78,9 +78,31 @@ def load_weights(model: torch.nn.Module, checkpoint: dict[str, Any], path: Path)
     model.images_seen = checkpoint["images_seen"]
 
 
-def check_resumable(path: Path, cfg: DictConfig) -> None:
+def newest_checkpoint(path: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest valid checkpoint of a run folder, or the one that `path` is; None where there is none.
+
+    Damaged ones are named in a line and put aside. Raises UserError if all are, or the one that `path` is.
+    """
+    if path.is_file():
+        return path, load_checkpoint(path)
+    files = [file for name in ("last", "best") if (file := path / "checkpoints" / f"{name}.ckpt").is_file()]
+    found, refusals = [], []
+    for file in files:
+        try:
+            found.append((file, load_checkpoint(file)))
+        except UserError as error:
+            file.replace(file.with_name(f"{file.name}.damaged"))
+            refusals.append(f"{error}; it is now {file.name}.damaged")
+    if refusals and not found:
+        raise UserError("; ".join(refusals))
+    for refusal in refusals:
+        print(refusal)
+    return max(found, key=lambda pair: pair[1]["images_seen"], default=None)  # of two equal ones the first: last.ckpt
+
+
+def check_resumable(path: Path, checkpoint: dict[str, Any], cfg: DictConfig) -> None:
     """Refuse to resume from a checkpoint of another model, with both names. Raises UserError."""
-    saved = OmegaConf.create(load_checkpoint(path)["config"])
+    saved = OmegaConf.create(checkpoint["config"])
     for key in ("model._target_", "model.network", "data.image_shape"):
         then, now = OmegaConf.select(saved, key), OmegaConf.select(cfg, key)
         if then != now:

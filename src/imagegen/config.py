@@ -19,6 +19,7 @@ ALLOWED_CLASSES = (
     "imagegen.models.",
     "imagegen.networks.",
     "imagegen.objectives.",
+    "imagegen.strategies.",
     "imagegen.tracking.",
     "imagegen.trainer.",
     "lightning.pytorch.callbacks.",

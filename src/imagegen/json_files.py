@@ -16,13 +16,18 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     temporary.replace(path)
 
 
-def update_json(path: Path, **entries: Any) -> None:
-    """Set entries of a file and leave its others; one that is missing or damaged begins anew."""
+def read_json(path: Path) -> dict[str, Any]:
+    """The mapping in a file; of one that is missing or damaged an empty one."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):
-        content = {}
-    write_json(path, (content if isinstance(content, dict) else {}) | entries)
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def update_json(path: Path, **entries: Any) -> None:
+    """Set entries of a file and leave its others; one that is missing or damaged begins anew."""
+    write_json(path, read_json(path) | entries)
 
 
 def _json(value: Any) -> Any:

@@ -11,6 +11,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.profilers import PassThroughProfiler
 from pydantic import PositiveInt
 
+from imagegen.checkpoint_io import AtomicCheckpointIO
+
 
 class Trainer(lightning.Trainer):
     """A training budget is `max_images`, `max_epochs` or `max_time`; without one, a run trains for one minute.
@@ -45,6 +47,7 @@ class Trainer(lightning.Trainer):
                 max_epochs=-1 if max_epochs is None else max_epochs,  # Lightning's own default is 1000 epochs
                 max_time=max_time,
                 profiler=NoProfiler() if profiler is None else profiler,
+                plugins=AtomicCheckpointIO(),
                 **kwargs,
             )
         except MisconfigurationException as error:

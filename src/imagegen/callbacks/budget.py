@@ -19,7 +19,8 @@ class Budget(Callback):
     follows images where there is an image or epoch budget, so that a run can be repeated exactly, and wall-clock time
     where only a time is given.
 
-    It also seeds each step by (seed, images seen, rank), so that a resumed run draws the noise it would have drawn.
+    It also seeds each step and each evaluation by (seed, images seen, rank), so that a resumed run draws the noise it
+    would have drawn.
     """
 
     def __init__(self, val_every_images: PositiveInt, seed: NonNegativeInt) -> None:
@@ -41,9 +42,33 @@ class Budget(Callback):
         if self.max_images is None and trainer.max_epochs not in (None, -1):
             images_per_step = trainer.datamodule.batch_size * trainer.world_size
             self.max_images = int(trainer.max_epochs or 0) * int(trainer.num_training_batches) * images_per_step
+        pl_module.progress = self.progress(pl_module)
+        if pl_module.progress == 1:  # resumed after its last step
+            trainer.should_stop = True
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         pl_module.progress = self.progress(pl_module)
+        self._seed_step(trainer, pl_module)
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        self._seed_step(trainer, pl_module)
+
+    def on_test_start(self, trainer: Any, pl_module: Any) -> None:
+        self._seed_step(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        self._write_scores("val/", trainer, pl_module)
+
+    def on_test_end(self, trainer: Any, pl_module: Any) -> None:
+        self._write_scores("test/", trainer, pl_module)
+
+    def _write_scores(self, prefix: str, trainer: Any, pl_module: Any) -> None:
+        """Hand the scores to the loggers, before a checkpoint says that the evaluation is done."""
+        if not trainer.sanity_checking:
+            scores = trainer.callback_metrics.items()
+            pl_module.write_metrics({name: float(value) for name, value in scores if name.startswith(prefix)})
+
+    def _seed_step(self, trainer: Any, pl_module: Any) -> None:
         step_seed = np.random.SeedSequence((self.seed, int(pl_module.images_seen), trainer.global_rank))
         seed = int(step_seed.generate_state(1, np.uint64)[0] >> np.uint64(1))
         # torch.manual_seed would note a stack trace for each kind of device that is not in use, and keep them all.

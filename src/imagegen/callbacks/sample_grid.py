@@ -36,3 +36,10 @@ class SampleGrid(Callback):
             for logger in trainer.loggers:
                 if hasattr(logger, "log_image"):
                     logger.log_image(name, [Image.fromarray(grid)], step=pl_module.images_seen)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"last": None if self.last is None else self.last.name}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if self.last is None and state_dict["last"] is not None:  # not at the test of the best weights
+            self.last = self.dirpath / state_dict["last"]

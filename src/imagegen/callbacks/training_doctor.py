@@ -54,6 +54,10 @@ class TrainingDoctor(Callback):
                 self._history[name].append(value)
             self._examine_losses(trainer, pl_module)
 
+        if pl_module.num_bad_steps:
+            text = "a step without finite gradients was left out; if it happens often, try a smaller model.lr"
+            self._say(trainer, pl_module, "bad step", text)
+
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         number = self._steps[id(optimizer)]
         self._steps[id(optimizer)] += 1
@@ -71,6 +75,16 @@ class TrainingDoctor(Callback):
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         if "diverged" in str(exception):
             self._say(trainer, pl_module, "divergence", f"{exception}, or trainer.precision=32-true")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"warnings": self.warnings, "said": sorted(self._said), "best": dict(self._best)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on without repeating what was said."""
+        if self._said:  # at the test of the best weights
+            return
+        self.warnings, self._said = list(state_dict["warnings"]), set(state_dict["said"])
+        self._best.update(state_dict["best"])
 
     # What to look for -----------------------------------------------------------------------------------------------
 
@@ -126,7 +140,7 @@ class TrainingDoctor(Callback):
         usual = self._history[f"gradient/{name}"]
         what = f"the gradient of the {name} has the norm {norm:.3g}"
         if not math.isfinite(norm):
-            advice = "no number: the step will spoil the weights; try a smaller model.lr or trainer.precision=32-true"
+            advice = "no number: the step is left out; try a smaller model.lr or trainer.precision=32-true"
             self._say(trainer, pl_module, f"gradient {name}", f"{what}, {advice}")
         elif norm < self.MIN_GRADIENT and len(usual) >= 2:  # some layers begin at zero
             advice = "so it no longer learns; try a larger model.lr, another objective or fewer layers"

@@ -43,6 +43,7 @@ class ImageModel(LightningModule):
     """
 
     EMA_RAMP = 0.05
+    MAX_BAD_STEPS = 10  # in a row, without finite gradients; ten times as many in all
 
     def __init__(
         self,
@@ -68,6 +69,10 @@ class ImageModel(LightningModule):
         self.train_means: dict[str, float] = {}
         self._sums: dict[str, tuple[Tensor | float, int]] = {}  # a term may be absent from some steps
         self._num_summed = 0
+        self._loss = torch.zeros(())
+        self.num_bad_steps = 0
+        self._num_bad_in_a_row = 0
+        self._num_bad_logged = 0
 
     def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Named scalar terms for images (N, C, H, W) in [-1, 1] and labels (N,); the key `loss` is minimised."""
@@ -116,6 +121,36 @@ class ImageModel(LightningModule):
         super().optimizer_step(*args, **kwargs)
         self.update_average()
 
+    def on_before_backward(self, loss: Tensor) -> None:
+        self._loss = loss.detach()
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Leave out a step that would spoil the weights: neither they nor moments move. Raises DivergenceError at last.
+
+        Looks at the loss and the gradients of the first and the last bias, one of which nearly everything reaches that
+        goes wrong; to look at all gradients would cost a small model a quarter of its step. Several processes do, so
+        that they come to the same answer.
+        """
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if self.trainer.world_size > 1:
+            total = torch.stack(torch._foreach_norm(gradients)).sum()
+        else:
+            biases = [gradient for gradient in gradients if gradient.ndim <= 1] or gradients
+            total = sum((gradient.sum() for gradient in (*biases[:1], *biases[-1:])), self._loss)
+        self._loss = torch.zeros(())
+        if math.isfinite(float(total)):
+            self._num_bad_in_a_row = 0
+            return
+        optimizer.zero_grad()
+        self.num_bad_steps += 1
+        self._num_bad_in_a_row += 1
+        if self._num_bad_in_a_row > self.MAX_BAD_STEPS or self.num_bad_steps > 10 * self.MAX_BAD_STEPS:
+            losses = ", ".join(f"{name} {value:.4g}" for name, value in self.train_means.items())
+            raise DivergenceError(
+                f"training diverged after {self.images_seen} images: {self.num_bad_steps} steps without finite "
+                f"gradients; last losses: {losses or 'none'}; try a smaller model.lr"
+            )
+
     def update_average(self) -> None:
         """Move the averaged weights towards the trained ones: part of the step, so that no checkpoint falls between."""
         half_life = max(min(self.ema_half_life, self.images_seen * self.EMA_RAMP), 1e-6)
@@ -135,6 +170,9 @@ class ImageModel(LightningModule):
         means = {f"train/{name}": float(total / count) for name, (total, count) in self._sums.items()}
         self._num_summed = 0
         self._sums.clear()
+        if self.num_bad_steps > self._num_bad_logged:
+            self._num_bad_logged = self.num_bad_steps
+            means = self.train_means | {name: value for name, value in means.items() if math.isfinite(value)}
         if not all(map(math.isfinite, means.values())):
             raise DivergenceError(f"training diverged after {self.images_seen} images: {means}; try a smaller model.lr")
         self.train_means = means
@@ -157,22 +195,23 @@ class ImageModel(LightningModule):
         losses = {f"{stage}/{name}": value for name, value in self.evaluation_losses(*batch).items()}
         self.log_dict(losses, on_epoch=True, sync_dist=True, batch_size=len(batch[0]), logger=False)
 
-    def on_validation_end(self) -> None:
-        self._write_stage("val/")
-
-    def on_test_end(self) -> None:
-        self._write_stage("test/")
-
-    def _write_stage(self, prefix: str) -> None:
-        if not self.trainer.sanity_checking:
-            metrics = self.trainer.callback_metrics
-            self.write_metrics({name: float(value) for name, value in metrics.items() if name.startswith(prefix)})
+    def check_weights(self) -> None:
+        """Raise DivergenceError if a trained weight is no finite number."""
+        norms = torch.stack(torch._foreach_norm([parameter.detach() for parameter in self.parameters()]))
+        if not norms.isfinite().all():
+            raise DivergenceError(
+                f"training diverged after {self.images_seen} images: weights are no numbers; try a smaller model.lr"
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["images_seen"] = self.images_seen
+        checkpoint["losses"] = {"sums": self._sums, "num_summed": self._num_summed, "means": self.train_means}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.images_seen = self._averaged_at = checkpoint["images_seen"]
+        losses = checkpoint.get("losses", {})
+        self._sums, self._num_summed = dict(losses.get("sums", {})), losses.get("num_summed", 0)
+        self.train_means = losses.get("means", {})
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning sets this string about 40 times a step; nn.Module's own __setattr__ takes microseconds each time.

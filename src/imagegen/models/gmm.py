@@ -61,6 +61,9 @@ class GMM(GenerativeModel):
             noisy = self._dequantized(images)
             self.record({"loss": self._bits(noisy)})
             self.network.expect(noisy, step)  # type: ignore[operator]
+            if self.trainer.world_size > 1:  # each process has seen its own images
+                for average in (self.network.counts, self.network.firsts, self.network.seconds):
+                    average.copy_(self.all_gather(average).mean(0))  # type: ignore[operator, union-attr, arg-type]
             best = self.network.maximize(size / step)  # type: ignore[operator]
             parameters = (self.network.log_weights, self.network.means, self.network.covariances)
             for parameter, value in zip(parameters, best, strict=True):

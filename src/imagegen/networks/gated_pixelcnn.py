@@ -26,7 +26,7 @@ class GatedPixelCNN(CausalNetwork):
         self,
         image_shape: Sequence[int],
         num_classes: PositiveInt | None = None,
-        width: PositiveInt = 48,
+        width: PositiveInt = 32,
         num_layers: PositiveInt = 6,
         kernel_size: PositiveInt = 3,
         num_dilations: PositiveInt = 3,

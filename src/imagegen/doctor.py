@@ -1,0 +1,137 @@
+"""What a machine has for this project, and what stands in its way: python -m imagegen.doctor [<data folder>]."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+PACKAGES = ("torch", "lightning", "hydra-core", "omegaconf", "torchmetrics", "wandb", "numpy", "scikit-learn")
+EXTRAS = {
+    "optuna": "tune.py",
+    "hydra-joblib-launcher": "hydra/launcher=joblib",
+    "hydra-submitit-launcher": "hydra/launcher=slurm",
+    "matplotlib": "plots",
+    "torch-fidelity": "metrics/features=inception",
+    "tensorboard": "logger=tensorboard",
+    "mlflow": "logger=mlflow",
+}
+# Plugins that break every Hydra program by being installed, and what happens.
+BREAKING = {
+    "hydra-ax-sweeper": "crashes every program that uses Hydra",
+    "hydra-optuna-sweeper": "needs optuna<3 and crashes with today's SQLAlchemy; tune.py does without",
+}
+MIN_FREE_GB = 2.0
+
+
+class Finding(NamedTuple):
+    """A line of the report; `is_good` is None where nothing is at stake."""
+
+    what: str
+    text: str
+    is_good: bool | None = None
+
+
+def main(arguments: list[str]) -> int:
+    """Print the report; the exit status is 1 if something stands in the way."""
+    given = arguments[0] if arguments else os.environ.get("IMAGEGEN_DATA_DIR")
+    findings = [*examine(None if given is None else Path(given))]
+    width = max(len(finding.what) for finding in findings)
+    for finding in findings:
+        mark = {True: "ok", False: "!!", None: "  "}[finding.is_good]
+        print(f"{mark} {finding.what:<{width}}  {finding.text}")
+    return int(any(finding.is_good is False for finding in findings))
+
+
+def examine(data_dir: Path | None) -> Iterator[Finding]:
+    """All that there is to say."""
+    yield Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    for name in PACKAGES:
+        version = version_of(name)
+        yield Finding(name, version or "missing: pip install -e .", version is not None)
+    for name, purpose in EXTRAS.items():
+        yield Finding(name, version_of(name) or f"absent, needed for {purpose} only")
+    for name, what in BREAKING.items():
+        if version := version_of(name):
+            yield Finding(name, f"{version} {what}: pip uninstall {name}", False)
+    yield torchvision()
+    yield from devices()
+    yield tracking()
+    yield from places(data_dir)
+
+
+def version_of(name: str) -> str | None:
+    """The version of an installed distribution."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def torchvision() -> Finding:
+    """Nothing here needs it, but one that does not fit PyTorch breaks the import of torchmetrics and Lightning."""
+    if importlib.util.find_spec("torchvision") is None:
+        return Finding("torchvision", "absent, not needed", True)
+    try:
+        import torchvision
+    except Exception as error:  # `operator torchvision::nms does not exist` is a RuntimeError
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return Finding("torchvision", f"does not fit this PyTorch ({text}): pip uninstall torchvision", False)
+    return Finding("torchvision", f"{torchvision.__version__}, can be imported", True)
+
+
+def devices() -> Iterator[Finding]:
+    """What computes, and in which precision."""
+    import torch
+
+    from imagegen.trainer import has_bf16
+
+    yield Finding("processor", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads used by PyTorch")
+    for i in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(i)
+        yield Finding(f"GPU {i}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB", True)
+    if not torch.cuda.is_available():
+        yield Finding("GPU", "none")
+    precision = "bf16-mixed" if has_bf16("auto") else "32-true, no bf16 arithmetic in the hardware"
+    yield Finding("trainer.precision=auto", precision)
+
+
+def tracking() -> Finding:
+    """What W&B would do."""
+    from imagegen.tracking import has_api_key
+
+    mode = os.environ.get("WANDB_MODE") or ("online, a key is configured" if has_api_key() else "offline, no key")
+    return Finding("W&B", mode)
+
+
+def places(data_dir: Path | None) -> Iterator[Finding]:
+    """Where data are read from, and where runs and temporary files are written."""
+    if data_dir is None:
+        yield Finding("data", "IMAGEGEN_DATA_DIR is not set: mnist and cifar10 are downloaded when first used")
+    elif not data_dir.is_dir():
+        yield Finding("data", f"{data_dir} is no folder", False)
+    else:
+        found = [name for name in ("mnist", "cifar10") if (data_dir / name).is_dir()]
+        yield Finding("data", f"{data_dir}: {', '.join(found) or 'neither mnist nor cifar10'}", bool(found))
+    for what, place in (
+        ("here", Path.cwd()),
+        ("temporary files", Path(os.environ.get("TMPDIR", tempfile.gettempdir()))),
+    ):
+        if not place.is_dir():
+            yield Finding(what, f"{place} does not exist", False)
+            continue
+        free = shutil.disk_usage(place).free / 1e9
+        can_write = os.access(place, os.W_OK)
+        text = f"{place}: {free:.1f} GB free" + ("" if can_write else ", cannot be written")
+        yield Finding(what, text, can_write and free > MIN_FREE_GB)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

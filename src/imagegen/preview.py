@@ -1,0 +1,110 @@
+"""`dry=true`: what a run would cost, measured on a few of its steps."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from lightning import Callback
+from omegaconf import DictConfig, open_dict
+from torch.utils.flop_counter import FlopCounterMode
+
+from imagegen.callbacks.generation_metrics import peak_memory_mb
+from imagegen.config import build
+from imagegen.models.base import GenerativeModel, ImageModel
+from imagegen.run import quiet_lightning
+from imagegen.scores import summary
+from imagegen.trainer import Trainer
+
+NUM_STEPS = 12
+NUM_WARM = 4  # of them not timed
+NUM_DRAWN = 32
+
+
+class Clock(Callback):
+    """Times the steps after the first `NUM_WARM`, and counts the operations of the first."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.flops = 0
+        self._num_steps = 0
+        self._start = 0.0
+        self._counter: FlopCounterMode | None = None
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if self._num_steps == 0:
+            self._counter = FlopCounterMode(display=False)
+            self._counter.__enter__()  # type: ignore[no-untyped-call]
+        if self._num_steps == NUM_WARM:
+            _wait()
+            self._start = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._num_steps += 1
+        if self._counter is not None:
+            self._counter.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            self.flops, self._counter = self._counter.get_total_flops() // len(batch[0]), None
+        _wait()
+        self.seconds = time.perf_counter() - self._start
+
+
+def preview(cfg: DictConfig) -> None:
+    """Train a few steps, draw a few images, print what the whole run would take; nothing is written."""
+    quiet_lightning()
+    data, model = build(cfg.data, "data"), build(cfg.model, "model")
+    callbacks = {name: build(node, f"callbacks.{name}") for name, node in cfg.callbacks.items() if node}
+    clock = Clock()
+    trainer_cfg = cfg.trainer.copy()
+    with open_dict(trainer_cfg):
+        trainer_cfg.update(max_images=NUM_STEPS * cfg.data.batch_size, max_epochs=None, max_time=None)
+        trainer_cfg.update(limit_val_batches=0, enable_checkpointing=False, devices=1, strategy="auto")
+    trainer = build(trainer_cfg, "trainer", callbacks=[callbacks["budget"], clock], logger=False)
+    trainer.fit(model, data)
+
+    images_per_second = (NUM_STEPS - NUM_WARM) * cfg.data.batch_size / clock.seconds
+    rows = {
+        "parameters": sum(parameter.numel() for parameter in model.network.parameters()),
+        "FLOPs per image": f"{clock.flops:,} (a training step, convolutions and matrix products)",
+        "memory": f"{peak_memory_mb(model.device):,.0f} MB",
+        "images/s": f"{images_per_second:,.0f}, {trainer.precision} on {model.device.type}",
+    }
+    rows |= _durations(cfg, model, data, callbacks, images_per_second)
+    print(summary(rows))
+
+
+def _durations(
+    cfg: DictConfig, model: ImageModel, data: Any, callbacks: dict[str, Any], images_per_second: float
+) -> dict[str, str]:
+    num_images, limit = cfg.trainer.get("max_images"), cfg.trainer.get("max_time")
+    if cfg.trainer.get("max_epochs") is not None and num_images is None:
+        num_images = cfg.trainer.max_epochs * data.num_train
+    if num_images is None:
+        days, hours, minutes, seconds = map(int, str(limit or Trainer.DEFAULT_MAX_TIME).split(":"))
+        total = ((24 * days + hours) * 60 + minutes) * 60 + seconds
+        words = f"{_text(total)}, some {images_per_second * total:,.0f} images"
+    else:
+        words = f"{_text(num_images / images_per_second)} for {num_images:,} images"
+    rows = {"training": words}
+    if isinstance(model, GenerativeModel) and "metrics" in callbacks:
+        model.sample(NUM_DRAWN)
+        start = time.perf_counter()
+        model.sample(NUM_DRAWN)
+        _wait()
+        per_image = (time.perf_counter() - start) / NUM_DRAWN
+        for split, number in callbacks["metrics"].num_samples.items():
+            name = "each validation" if split == "val" else "the final scores"
+            rows[name] = f"{_text(per_image * number)} to draw {number:,} images, and their features"
+        rows["validations"] = f"every {cfg.val_every_images:,} images and at the end"
+    return rows
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _text(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

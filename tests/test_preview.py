@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from omegaconf import DictConfig
+
+from imagegen.preview import preview
+
+Compose = Callable[..., DictConfig]
+
+
+def rows(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    return dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+
+
+def test_what_a_run_would_cost(composed: Compose, capsys: pytest.CaptureFixture[str]) -> None:
+    cfg = composed("model=vae", "model.network.hidden=[16]", "run_dir=unused", "trainer.max_images=6400", "trainer=cpu")
+    preview(cfg)
+    found = {key.strip(): value.strip() for key, value in rows(capsys).items()}
+    # three times two operations per weight: forward, gradients of inputs (but those of the images) and of weights
+    weights, first = 64 * 16 + 16 * 32 + 16 * 16 + 16 * 64, 64 * 16
+    assert found["FLOPs per image"].split(" ")[0] == f"{6 * weights - 2 * first:,}"
+    assert found["training"].endswith("for 6,400 images")
+    assert "5,000 images" in found["the final scores"]
+    assert float(found["images/s"].split(",")[0].replace(",", "")) > 0
+
+
+def test_epochs_and_time(composed: Compose, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["model=gan", "model.network.hidden=[16]", "run_dir=unused", "trainer=cpu"]
+    preview(composed(*small, "trainer.max_epochs=3"))
+    assert "3,591 images" in capsys.readouterr().out
+    preview(composed(*small, "trainer.max_time=00:02:00:00"))
+    assert "2.0 h, some" in capsys.readouterr().out
