@@ -75,7 +75,7 @@ def log_likelihood(model: Any, images: Tensor, labels: Tensor, request: Request)
     if hasattr(model, "estimate_likelihood"):
         kind = "estimate by the differential equation"
         nats, probe_error, step_error = model.estimate_likelihood(
-            images, labels, seed=request["seed"], **request["options"]
+            images, labels, request["num_levels"], seed=request["seed"], **request["options"]
         )
         errors = [("± over random signs", probe_error), ("change from half of the steps", step_error)]
     elif model.likelihood_kind is not None:

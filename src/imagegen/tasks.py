@@ -50,6 +50,7 @@ def perform(model: GenerativeModel, trained_on: DictConfig, out: Path, request: 
         ability(model, {"film": "trajectory", "experts": "expert_usage"}.get(task, task), task)
     if task in TABLES:
         images, labels = test_images(trained_on)
+        request = request | {"num_levels": trained_on.data.num_levels}
         return print(TABLES[task](model, images[:num_samples], labels[:num_samples], request))
     if task == "explain":
         images, labels = test_images(trained_on)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from imagegen.models.base import GenerativeModel
 from imagegen.objectives.denoisers import NetworkDenoiser, Sampler
+from imagegen.objectives.likelihoods import NUM_LEVELS
 from imagegen.objectives.noise_schedules import NoiseSchedule
 from imagegen.objectives.observations import Blurred, Known, Observation, Shrunk, conditioned
 from imagegen.objectives.ode_likelihoods import log_density
@@ -168,9 +169,15 @@ class DenoisingModel(GenerativeModel):
 
     @torch.no_grad()
     def estimate_likelihood(
-        self, images: Tensor, labels: Tensor | None = None, num_steps: int = 60, num_probes: int = 2, seed: int = 0
+        self,
+        images: Tensor,
+        labels: Tensor | None = None,
+        num_levels: int = NUM_LEVELS,
+        num_steps: int = 60,
+        num_probes: int = 2,
+        seed: int = 0,
     ) -> Likelihood:
-        """Log likelihood of 8-bit images (N, C, H, W), by the differential equation: an estimate, and its errors.
+        """Log likelihood of images (N, C, H, W) of so many levels, by the differential equation, and its errors.
 
         Each level is spread evenly over its bin by the noise of `seed + i`. Steps shorten towards the data. Raises
         ValueError for fewer than four steps, or two probes.
@@ -178,7 +185,7 @@ class DenoisingModel(GenerativeModel):
         if num_steps < 4 or num_probes < 2:
             raise ValueError(f"a likelihood needs 4 steps and 2 probes, got {num_steps} and {num_probes}")
         seeds = range(seed, seed + len(images))
-        images = images + (self.uniforms(seeds, self.image_shape).to(images) - 0.5) * 2 / 255
+        images = images + (self.uniforms(seeds, self.image_shape).to(images) - 0.5) * 2 / (num_levels - 1)
         first = self.noise_schedule.time(torch.tensor(self.FIRST_LEVEL, dtype=torch.float64)) ** (1 / self.STEP_POWER)
         times = torch.linspace(float(first), 1, num_steps + 1, dtype=torch.float64).pow(self.STEP_POWER).to(images)
         classes = self._classes(seeds, labels)
@@ -192,7 +199,7 @@ class DenoisingModel(GenerativeModel):
         nats = torch.stack([estimate(probe, times) for probe in range(num_probes)])
         coarse = estimate(0, torch.cat([times[:-1:2], times[-1:]]))
         probe_error = float(nats.std(0).square().mean().div(len(images) * num_probes).sqrt())
-        bins = math.prod(self.image_shape) * math.log(2 / 255)
+        bins = math.prod(self.image_shape) * math.log(2 / (num_levels - 1))
         return Likelihood(nats.mean(0) + bins, probe_error, abs(float((nats[0] - coarse).mean())))
 
     def log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> Tensor:

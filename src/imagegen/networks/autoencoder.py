@@ -172,7 +172,7 @@ class SpatialAutoencoder(Autoencoder):
         image_shape: Sequence[int],
         num_channels: PositiveInt = 4,
         width: PositiveInt = 64,
-        num_blocks: PositiveInt = 1,
+        num_blocks: PositiveInt = 2,
         num_mixtures: PositiveInt | None = None,
     ) -> None:
         super().__init__()
@@ -180,15 +180,15 @@ class SpatialAutoencoder(Autoencoder):
         self.latent_shape = (num_channels, *steps[0])
         self.latent_dim = math.prod(self.latent_shape)
         self.num_classes = None
-        num_levels = len(steps) - 1
-        self.encoder = Trunk(4 * image_shape[0], width, num_blocks, num_levels, is_down=True)
+        num_levels = len(steps) - 2
+        self.encoder = Trunk(16 * image_shape[0], width, num_blocks, num_levels, is_down=True)
         self.posterior = nn.Sequential(ChannelNorm(width), nn.SiLU(), nn.Conv2d(width, 2 * num_channels, 1))
         self.decoder = Trunk(num_channels, width, num_blocks, num_levels, is_down=False)
-        self.head = PixelHead(width, image_shape[0], num_mixtures)
+        self.head = PixelHead(width, image_shape[0], num_mixtures, patch_size=4)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def moments(self, images: Tensor, labels: Tensor | None) -> Tensor:
-        return self.posterior(self.encoder(F.pixel_unshuffle(images, 2))).flatten(1)  # type: ignore[no-any-return]
+        return self.posterior(self.encoder(F.pixel_unshuffle(images, 4))).flatten(1)  # type: ignore[no-any-return]
 
     def decode(self, latents: Tensor, labels: Tensor | None = None) -> Parameters:
         parameters: Parameters = self.head(self.decoder(latents.view(-1, *self.latent_shape)))

@@ -10,7 +10,7 @@ for. What one run does in turn.
 """
 
 
-def halving(progress: float, diffusion_share: float = 0.5, num_stages: int = 6) -> float:
+def halving(progress: float, diffusion_share: float = 0.5, num_stages: int = 4) -> float:
     """The ratio r / t at that progress in [0, 1]: 0 for the first share, then in equal stages 1/2, 3/4, 7/8, ...."""
     if progress < diffusion_share:
         return 0.0
