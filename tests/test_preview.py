@@ -19,7 +19,7 @@ def test_what_a_run_would_cost(composed: Compose, capsys: pytest.CaptureFixture[
     preview(cfg)
     found = {key.strip(): value.strip() for key, value in rows(capsys).items()}
     # three times two operations per weight: forward, gradients of inputs (but those of the images) and of weights
-    weights, first = 64 * 16 + 16 * 32 + 16 * 16 + 16 * 64, 64 * 16
+    weights, first = 64 * 16 + 16 * 32 + 16 * 16 + 16 * 128, 64 * 16  # a location and a scale for each pixel
     assert found["FLOPs per image"].split(" ")[0] == f"{6 * weights - 2 * first:,}"
     assert found["training"].endswith("for 6,400 images")
     assert "5,000 images" in found["the final scores"]
