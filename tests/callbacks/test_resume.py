@@ -42,7 +42,11 @@ class StopAt(lightning.Callback):
 
 
 def fit(
-    cfg: DictConfig, folder: Path, stop: lightning.Callback | None = None, num_images: int = NUM_IMAGES
+    cfg: DictConfig,
+    folder: Path,
+    stop: lightning.Callback | None = None,
+    num_images: int | None = NUM_IMAGES,
+    **budget: Any,
 ) -> BestAndLast:
     """Train with all that keeps state, and save after each step; go on if there is a checkpoint."""
     checkpoints = BestAndLast(str(folder / "checkpoints"), "val/fid", "min", save_every_seconds=1e-9)
@@ -54,9 +58,9 @@ def fit(
         logger.resume(torch.load(last, weights_only=True)["images_seen"])
     metrics = GenerationMetrics(FeatureSource("digits"), num_val_samples=32, num_test_samples=32, seed=0)
     callbacks = [Budget(256, seed=0), metrics, *([stop] if stop else []), checkpoints]
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
+    options = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0} | budget
     trainer = Trainer(
-        "cpu", "32-true", max_images=num_images, callbacks=callbacks, logger=logger, log_every_n_steps=3, **quiet
+        "cpu", "32-true", max_images=num_images, callbacks=callbacks, logger=logger, log_every_n_steps=3, **options
     )
     trainer.fit(build(cfg.model, "model"), build(cfg.data, "data"), ckpt_path=last, weights_only=True)
     return checkpoints
@@ -161,3 +165,26 @@ def test_the_time_of_all_processes_counts(cfg: DictConfig, tmp_path: Path) -> No
     start = time.monotonic()
     checkpoints = fit(cfg, tmp_path)
     assert before < checkpoints.seconds <= before + time.monotonic() - start
+
+
+class Shares(lightning.Callback):
+    """The used share of the budget after each step."""
+
+    def __init__(self) -> None:
+        self.progress: list[float] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: object) -> None:
+        self.progress.append(pl_module.progress)
+
+
+def test_a_budget_of_time_goes_on_where_it_was(cfg: DictConfig, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        fit(cfg, tmp_path, StopAt("on_validation_end", 2), None, max_time="00:00:00:04")
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    used = saved["callbacks"]["Timer"]["time_elapsed"]["train"] / 4
+    shares = Shares()
+    fit(cfg, tmp_path, shares, None, max_time="00:00:00:04")
+    assert 0 < used <= shares.progress[0] < shares.progress[-1]
+    after = Shares()
+    fit(cfg, tmp_path, after, None, max_time="00:00:00:04")
+    assert after.progress == [], "the time is up"
