@@ -396,7 +396,7 @@ def test_reconstruction_of_a_conditional_vae_needs_labels(composed: Compose) -> 
 
 
 def vq_vae(composed: Compose, *overrides: str) -> VQVAE:
-    sizes = ["model.network.width=8", "model.prior_network.width=16", "model.prior_network.num_blocks=1"]
+    sizes = ["model.network.width=8", "model.prior_network.network.width=16", "model.prior_network.network.num_blocks=1"]
     return model(composed, "vq_vae", *sizes, *overrides)  # type: ignore[return-value]
 
 
@@ -468,10 +468,10 @@ def test_any_network_of_the_past_is_a_prior_of_codes(composed: Compose, prior: s
         composed,
         "vq_vae",
         "model.network.width=8",
-        f"network@model.prior_network={prior}",
-        "model.prior_network.width=8",
+        f"network@model.prior_network.network={prior}",
+        "model.prior_network.network.width=8",
     )
-    assert type(built.prior.network).__name__.lower() == prior.replace("_", "")
+    assert type(built.prior.network.network).__name__.lower() == prior.replace("_", "")
     assert built.prior.distribution.num_levels == built.num_codes
     labels = torch.tensor([1, 2])
     assert built.sample(2, labels).shape == (2, 1, 8, 8)

@@ -56,9 +56,10 @@ class VectorQuantizer(nn.Module):
         return Quantized(passed.view(*shape, -1).permute(0, 3, 1, 2), codes.view(shape), commitment)
 
     def nearest(self, flat: Tensor) -> Tensor:
-        """The nearest codes (M,) of vectors (M, D)."""
-        # without the vectors' own squares, which are the same for all codes
-        return torch.addmm(self.codebook.square().sum(1)[None], flat, self.codebook.T, alpha=-2).argmin(1)
+        """The nearest codes (M,) of float32 vectors (M, D)."""
+        with torch.autocast(flat.device.type, enabled=False):  # bf16 distances have the wrong minimum
+            # without the vectors' own squares, which are the same for all codes
+            return torch.addmm(self.codebook.square().sum(1)[None], flat, self.codebook.T, alpha=-2).argmin(1)
 
     def look_up(self, codes: Tensor) -> Tensor:
         """The vectors (N, D, h, w) of codes (N, h, w)."""
