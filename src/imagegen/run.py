@@ -25,7 +25,7 @@ from imagegen.data import DataError
 from imagegen.json_files import update_json, write_json
 from imagegen.metrics.features import FeatureError
 from imagegen.metrics.generation import SampleError
-from imagegen.models.base import DivergenceError
+from imagegen.models.image_model import DivergenceError
 from imagegen.scores import summary
 
 # Of the processes of a run only the first makes the folder; Lightning starts the others with this variable set.
