@@ -11,6 +11,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.profilers import PassThroughProfiler
 from pydantic import PositiveInt
 
+from imagegen.epoch_loop import EpochLoop
+
 
 class Trainer(lightning.Trainer):
     """A training budget is `max_images`, `max_epochs` or `max_time`; without one, a run trains for one minute.
@@ -49,6 +51,8 @@ class Trainer(lightning.Trainer):
             )
         except MisconfigurationException as error:
             raise ValueError(str(error)) from error
+        loop = self.fit_loop.epoch_loop
+        self.fit_loop.epoch_loop = EpochLoop(self, loop.min_steps, loop.max_steps)
 
 
 class NoProfiler(PassThroughProfiler):

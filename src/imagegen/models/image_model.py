@@ -166,8 +166,8 @@ class ImageModel(LightningModule):
         self.images_seen = self._averaged_at = checkpoint["images_seen"]
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # Lightning sets this string about 40 times a step; nn.Module's own __setattr__ takes microseconds each time.
-        if name == "_current_fx_name":
+        # nn.Module's own takes microseconds to see that a number or a string is no module: much for what a step sets.
+        if isinstance(value, int | float | str) and name in self.__dict__:
             self.__dict__[name] = value
         else:
             super().__setattr__(name, value)
