@@ -175,13 +175,7 @@ class UsualStep:
         self.optimizer = trainer.strategy.optimizers[0]
         is_mixed = isinstance(trainer.precision_plugin, MixedPrecision)
         self.precision = trainer.precision_plugin.autocast_context_manager if is_mixed else nullcontext
-        self.of_callbacks: dict[str, list[Callable[..., None]]] = {
-            name: [getattr(callback, name) for callback in trainer.callbacks if _is_written(callback, name, Callback)]
-            for name in HOOKS
-        }
-        self.of_model: dict[str, Callable[..., Any]] = {
-            name: getattr(self.model, name) for name in HOOKS if _is_written(self.model, name, LightningModule)
-        }
+        self.hooks = {name: self._written(name) for name in HOOKS}
 
     def next_batch(self) -> Batch:
         """Images (B, C, H, W) in [-1, 1] and labels (B,) on the device."""
@@ -190,14 +184,23 @@ class UsualStep:
         batch = images.to(self.device, non_blocking=is_cuda), labels.to(self.device, non_blocking=is_cuda)
         return self.data.on_after_batch_transfer(batch, 0)  # type: ignore[no-any-return]
 
+    def _written(self, hook: str) -> tuple[list[Callable[..., None]], Callable[..., Any] | None]:
+        """The functions that callbacks, and the one that the model, have for a hook."""
+        of_callbacks = [getattr(callback, hook) for callback in self.trainer.callbacks]
+        of_model = getattr(self.model, hook)
+        empty, empty_of_model = getattr(Callback, hook), getattr(LightningModule, hook)
+        return (
+            [function for function in of_callbacks if getattr(function, "__func__", None) is not empty],
+            None if getattr(of_model, "__func__", None) is empty_of_model else of_model,
+        )
+
     def call(self, hook: str, *args: Any) -> Any:
         """Call a hook of the callbacks, then of the model, and return the model's answer."""
+        of_callbacks, of_model = self.hooks[hook]
+        if not of_callbacks and of_model is None:
+            return None
         model = self.model
-        model._current_fx_name = hook
-        for function in self.of_callbacks[hook]:
+        model._current_fx_name = hook  # who may log
+        for function in of_callbacks:
             function(self.trainer, model, *args)
-        return self.of_model[hook](*args) if hook in self.of_model else None
-
-
-def _is_written(owner: object, hook: str, base: type) -> bool:
-    return getattr(getattr(owner, hook), "__func__", None) is not getattr(base, hook)
+        return None if of_model is None else of_model(*args)

@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 Batch = tuple[Tensor, Tensor]
 OptimizerFactory = Callable[..., torch.optim.Optimizer]
 LRSchedule = Callable[[float], float]
+PLAIN = (int, float, str)
 
 
 class DivergenceError(RuntimeError):
@@ -167,7 +168,7 @@ class ImageModel(LightningModule):
 
     def __setattr__(self, name: str, value: Any) -> None:
         # nn.Module's own takes microseconds to see that a number or a string is no module: much for what a step sets.
-        if isinstance(value, int | float | str) and name in self.__dict__:
+        if name in self.__dict__ and isinstance(value, PLAIN):
             self.__dict__[name] = value
         else:
             super().__setattr__(name, value)
