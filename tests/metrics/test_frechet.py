@@ -64,7 +64,19 @@ def test_a_factor_has_the_rank_of_its_covariance() -> None:
     cov = covariance(20, 5, 3)
     factor = covariance_factor(cov)
     assert factor.shape == (20, 5)
+    assert factor.equal(factor.tril())
     torch.testing.assert_close(factor @ factor.T, cov)
+
+
+@pytest.mark.parametrize(("dim", "rank"), [(600, 600), (600, 300), (512, 512)])
+def test_agrees_with_the_eigenvalues_of_the_plain_product_across_blocks(dim: int, rank: int) -> None:
+    cov, other = covariance(dim, rank, 4), covariance(dim, dim, 5)
+    zero = torch.zeros(dim, dtype=torch.float64)
+    values, vectors = torch.linalg.eigh(cov)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    eigenvalues = torch.linalg.eigvalsh(root @ other @ root).clamp(min=0)
+    expected = float(cov.trace() + other.trace() - 2 * eigenvalues.sqrt().sum())
+    assert distance(zero, cov, zero, other) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("dim", [3, 64])

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+BLOCK = 256  # columns
+
 
 def mean_and_covariance(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean (D,) and unbiased covariance (D, D), in float64, of features (N, D), N >= 2."""
@@ -18,11 +20,24 @@ def mean_and_covariance(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def covariance_factor(covariance: Tensor) -> Tensor:
-    """C (D, R) with C @ C.T equal to a covariance (D, D) of rank R; without the directions of no variance."""
+    """Lower triangular C (D, R) with C @ C.T equal to a covariance (D, D) of rank R.
+
+    A Cholesky factor, but without the directions of no variance, so that any covariance has one.
+    """
     values, vectors = torch.linalg.eigh(covariance)
     kept = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
-    factor: Tensor = vectors[:, kept] * values[kept].sqrt()
+    factor: Tensor = torch.linalg.qr((vectors[:, kept] * values[kept].sqrt()).T).R.T
     return factor
+
+
+def _lower_product(factor: Tensor, covariance: Tensor) -> Tensor:
+    """The lower triangle of C.T @ S @ C (R, R) for a lower triangular C: a third of the work of the whole."""
+    size = factor.shape[1]
+    product = covariance.new_zeros(size, size)
+    for start in range(0, size, BLOCK):
+        columns = slice(start, start + BLOCK)
+        product[start:, columns] = factor[start:, start:].T @ (covariance[start:, start:] @ factor[start:, columns])
+    return product
 
 
 def frechet_distance(mean: Tensor, factor: Tensor, other_mean: Tensor, other_covariance: Tensor) -> Tensor:
@@ -30,9 +45,9 @@ def frechet_distance(mean: Tensor, factor: Tensor, other_mean: Tensor, other_cov
 
     Heusel et al. 2017 (arXiv:1706.08500), eq. 6. The eigenvalues of S1 @ S2 are those of the symmetric C.T @ S2 @ C for
     S1 = C @ C.T, whatever the ranks: a several times cheaper problem than the non-symmetric one, and a factor of the
-    reference serves again and again.
+    reference (`covariance_factor`) serves again and again.
     """
-    eigenvalues = torch.linalg.eigvalsh(factor.T @ other_covariance @ factor)
+    eigenvalues = torch.linalg.eigvalsh(_lower_product(factor, other_covariance), UPLO="L")
     trace_of_root = eigenvalues.clamp(min=0).sqrt().sum()
     distance: Tensor = (
         (mean - other_mean).square().sum() + factor.square().sum() + other_covariance.trace() - 2 * trace_of_root

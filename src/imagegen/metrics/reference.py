@@ -23,7 +23,7 @@ from imagegen.metrics.manifold import neighbour_radii
 from imagegen.metrics.memorization import nearest
 
 CACHE_VARIABLE = "IMAGEGEN_CACHE_DIR"
-FORMAT = 1  # of the files; to be raised when what they hold changes
+FORMAT = 2  # of the files; to be raised when what they hold changes
 
 
 class Reference:
