@@ -13,6 +13,7 @@ from lightning.pytorch.plugins import MixedPrecision, Precision
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
+from torch.optim import LBFGS
 
 from imagegen.data import ImageDataModule
 from imagegen.models.image_model import Batch, ImageModel
@@ -63,6 +64,7 @@ class EpochLoop(_TrainingEpochLoop):
             and trainer.accumulate_grad_batches == 1
             and not trainer.gradient_clip_val
             and not trainer.lr_scheduler_configs
+            and not isinstance(trainer.optimizers[0], LBFGS)  # which computes the loss several times
             and trainer.check_val_every_n_epoch is None  # validation counts batches across epochs
             and isinstance(trainer.val_check_batch, int)
             and self.max_steps == -1
@@ -120,31 +122,26 @@ class EpochLoop(_TrainingEpochLoop):
         return None
 
     def _optimize(self, step: UsualStep, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """A step of the one optimizer, which computes the loss and its gradients inside: as Lightning's closure."""
+        """A step of the one optimizer. Its loss and gradients come first, so the closure that it gets is trivial."""
         model, optimizer, epoch = step.model, step.optimizer, self.trainer.current_epoch
         progress = self.automatic_optimization.optim_progress.optimizer
-        outputs: dict[str, Tensor] = {}
-
-        def closure() -> Tensor:
-            model._current_fx_name = "training_step"
-            with step.precision():
-                loss = model.training_step(batch, batch_idx)
-            progress.zero_grad.increment_ready()
-            step.call("on_before_zero_grad", optimizer)
-            progress.zero_grad.increment_started()
-            model.optimizer_zero_grad(epoch, batch_idx, optimizer)
-            progress.zero_grad.increment_completed()
-            step.call("on_before_backward", loss)
-            model.backward(loss)
-            step.call("on_after_backward")
-            step.call("on_before_optimizer_step", optimizer)
-            outputs["loss"] = loss.detach()
-            return outputs["loss"]
-
         progress.step.increment_ready()
-        model.optimizer_step(epoch, batch_idx, optimizer, closure)
+        model._current_fx_name = "training_step"
+        with step.precision():
+            loss = model.training_step(batch, batch_idx)
+        progress.zero_grad.increment_ready()
+        step.call("on_before_zero_grad", optimizer)
+        progress.zero_grad.increment_started()
+        model.optimizer_zero_grad(epoch, batch_idx, optimizer)
+        progress.zero_grad.increment_completed()
+        step.call("on_before_backward", loss)
+        model.backward(loss)
+        step.call("on_after_backward")
+        step.call("on_before_optimizer_step", optimizer)
+        loss = loss.detach()
+        model.optimizer_step(epoch, batch_idx, optimizer, lambda: loss)
         progress.step.increment_completed()
-        return outputs
+        return {"loss": loss}
 
     def on_advance_end(self, data_fetcher: Any) -> None:
         """Validate if it is time to."""
@@ -179,9 +176,10 @@ class UsualStep:
 
     def next_batch(self) -> Batch:
         """Images (B, C, H, W) in [-1, 1] and labels (B,) on the device."""
-        images, labels = next(self.batches)
-        is_cuda = self.device.type == "cuda"
-        batch = images.to(self.device, non_blocking=is_cuda), labels.to(self.device, non_blocking=is_cuda)
+        batch = next(self.batches)
+        if self.device.type != "cpu":
+            is_cuda = self.device.type == "cuda"
+            batch = batch[0].to(self.device, non_blocking=is_cuda), batch[1].to(self.device, non_blocking=is_cuda)
         return self.data.on_after_batch_transfer(batch, 0)  # type: ignore[no-any-return]
 
     def _written(self, hook: str) -> tuple[list[Callable[..., None]], Callable[..., Any] | None]:

@@ -46,9 +46,9 @@ class Budget(Callback):
         if self.max_images is None and trainer.max_epochs not in (None, -1):
             images_per_step = trainer.datamodule.batch_size * trainer.world_size
             self.max_images = int(trainer.max_epochs or 0) * int(trainer.num_training_batches) * images_per_step
+        pl_module.progress = self.progress(pl_module)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        pl_module.progress = self.progress(pl_module)
         seed = (self._run_seed + STRIDE * pl_module.images_seen) % 2**63
         # torch.manual_seed would note a stack trace for each kind of device that is not in use, and keep them all.
         torch.default_generator.manual_seed(seed)
