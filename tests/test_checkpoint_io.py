@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,15 @@ from imagegen.checkpoint_io import AtomicCheckpointIO, CheckpointError
 FIRST, SECOND = {"weights": torch.arange(5.0)}, {"weights": torch.randn(100_000)}
 
 
-@pytest.fixture
-def _small_files() -> Iterator[None]:
-    """No file of this process may grow beyond 10 kB, as on a full disk."""
+@contextmanager
+def small_files() -> Iterator[None]:
+    """No file of this process may grow beyond 10 kB, as on a full disk: not even the one that pytest reports to."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -33,12 +36,11 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-@pytest.mark.usefixtures("_small_files")
 def test_a_file_that_does_not_fit_leaves_the_one_before_it(tmp_path: Path) -> None:
     path = tmp_path / "a.ckpt"
     files = AtomicCheckpointIO()
     files.save_checkpoint(FIRST, path)
-    with pytest.raises(CheckpointError, match=r"^cannot write .*a\.ckpt: File too large$"):
+    with small_files(), pytest.raises(CheckpointError, match=r"^cannot write .*a\.ckpt: File too large$"):
         files.save_checkpoint(SECOND, path)
     assert files.load_checkpoint(path)["weights"].equal(FIRST["weights"])
     assert [file.name for file in tmp_path.iterdir()] == ["a.ckpt"]

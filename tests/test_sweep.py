@@ -25,13 +25,15 @@ def test_the_table_shows_what_differs() -> None:
     assert lines[3] == "| 1 | a=2 | failed |  | why (no folder) |"
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
-def test_jobs_of_a_launcher(tmp_path: Path, launcher: str) -> None:
-    arguments = ["--multirun", *SMALL, "seed=0,1", "run_dir=sweep", f"hydra/launcher={launcher}"]
-    ended = script("train.py", *arguments, folder=tmp_path).wait()
-    assert ended.returncode == 0, ended.output
-    assert "| 0 | seed=0 | finished |" in ended.output
-    assert "| 1 | seed=1 | finished |" in ended.output
+@pytest.mark.parametrize(
+    "launcher", [["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], ["hydra/launcher=submitit_local"]]
+)
+def test_jobs_of_a_launcher(request: pytest.FixtureRequest, tmp_path: Path, launcher: list[str]) -> None:
+    run = request.getfixturevalue("script")  # a process of its own: in a forked one joblib's workers do not start
+    ended = run("train.py", "--multirun", *SMALL, "seed=0,1", "run_dir=sweep", *launcher)
+    assert ended.returncode == 0, ended.stderr
+    assert "| 0 | seed=0 | finished |" in ended.stdout
+    assert "| 1 | seed=1 | finished |" in ended.stdout
     folders = sorted((tmp_path / "sweep").iterdir())
     assert [folder.name.split("seed=")[1][0] for folder in folders] == ["0", "1"]
     assert all(json.loads((folder / "scores.json").read_text())["test/fid"] > 0 for folder in folders)
