@@ -59,7 +59,10 @@ def build(node: DictConfig, name: str, **kwargs: Any) -> Any:
     container = OmegaConf.to_container(node, resolve=True)
     _validate_node(container, name, given=set(kwargs))
     try:
-        return instantiate(_with_plain_partials(container), _convert_="all", **kwargs)
+        plain = _with_plain_partials(container)
+        if isinstance(plain, functools.partial):
+            return functools.partial(plain, **kwargs)
+        return instantiate(plain, _convert_="all", **kwargs)
     except InstantiationException as error:
         cause = error.__cause__
         while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
