@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -64,6 +65,7 @@ def test_a_valid_config_is_built() -> None:
     assert model.image_shape == (1, 8, 8)
     assert (model.latent_dim, model.lr) == (4, 1e-3)
     assert model.lr_schedule(0.05) == cosine(0.05, warmup=0.1)
+    assert type(model.lr_schedule) is functools.partial  # Hydra's own kind checks its target anew in each step
     optimizer = model.optimizer(model.network.parameters(), lr=1.0)
     assert isinstance(optimizer, torch.optim.AdamW)
     assert tuple(optimizer.param_groups[0]["betas"]) == (0.9, 0.99)

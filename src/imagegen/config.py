@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import typing
 from typing import Any
@@ -55,9 +56,13 @@ def build(node: DictConfig, name: str, **kwargs: Any) -> Any:
     """Instantiate a validated node; what its constructor refuses becomes a UserError in one line."""
     from hydra.utils import instantiate
 
-    _validate_node(OmegaConf.to_container(node, resolve=True), name, given=set(kwargs))
+    container = OmegaConf.to_container(node, resolve=True)
+    _validate_node(container, name, given=set(kwargs))
     try:
-        return instantiate(node, _convert_="all", **kwargs)
+        plain = _with_plain_partials(container)
+        if isinstance(plain, functools.partial):
+            return functools.partial(plain, **kwargs)
+        return instantiate(plain, _convert_="all", **kwargs)
     except InstantiationException as error:
         cause = error.__cause__
         while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
@@ -65,6 +70,21 @@ def build(node: DictConfig, name: str, **kwargs: Any) -> Any:
         if isinstance(cause, ValueError | TypeError | OSError | RuntimeError):
             raise UserError(f"{name}: {_first_line(cause)}") from cause
         raise
+
+
+def _with_plain_partials(node: Any) -> Any:
+    """A validated node with its `_partial_` nodes made plain partials: Hydra's take 80 µs for checks at each call."""
+    from hydra.utils import instantiate
+
+    if isinstance(node, list):
+        return [_with_plain_partials(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    node = {key: _with_plain_partials(value) for key, value in node.items()}
+    if not node.get("_partial_"):
+        return node
+    checked = instantiate(node, _convert_="all")
+    return functools.partial(checked.func, *checked.args, **checked.keywords)
 
 
 def _validate_node(node: Any, path: str, given: set[str] | None = None) -> None:

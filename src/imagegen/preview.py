@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from imagegen.callbacks.generation_metrics import peak_memory_mb
 from imagegen.config import build
-from imagegen.models.base import GenerativeModel, ImageModel
+from imagegen.models.base import GenerativeModel
+from imagegen.models.image_model import ImageModel
 from imagegen.run import quiet_lightning
 from imagegen.scores import summary
 from imagegen.trainer import Trainer

@@ -30,7 +30,7 @@ from imagegen.data import DataError
 from imagegen.json_files import update_json, write_json
 from imagegen.metrics.features import FeatureError
 from imagegen.metrics.generation import SampleError
-from imagegen.models.base import DivergenceError, MismatchError
+from imagegen.models.image_model import DivergenceError, MismatchError
 from imagegen.objectives.denoisers import SamplingError
 from imagegen.resume import Start, arguments
 from imagegen.scores import summary

@@ -9,7 +9,7 @@ from typing import Any
 from lightning import Trainer
 
 from imagegen.callbacks import GenerationMetrics, SampleGrid
-from imagegen.models.base import ImageModel
+from imagegen.models.image_model import ImageModel
 
 
 def collect_scores(trainer: Trainer, model: ImageModel, **costs: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from pydantic import PositiveInt
 
 from imagegen.checkpoint_io import AtomicCheckpointIO
+from imagegen.epoch_loop import EpochLoop
 
 
 class Trainer(lightning.Trainer):
@@ -52,6 +53,8 @@ class Trainer(lightning.Trainer):
             )
         except MisconfigurationException as error:
             raise ValueError(str(error)) from error
+        loop = self.fit_loop.epoch_loop
+        self.fit_loop.epoch_loop = EpochLoop(self, loop.min_steps, loop.max_steps)
 
 
 class NoProfiler(PassThroughProfiler):

@@ -11,6 +11,8 @@ from lightning import Callback
 from lightning.pytorch.callbacks import Timer
 from pydantic import NonNegativeInt, PositiveInt
 
+STRIDE = 0x9E3779B97F4A7C15  # odd, so that no two steps share the lower 32 bits, which are all that a processor uses
+
 
 class Budget(Callback):
     """Say how much of the budget is used (`model.progress`), stop at its end, and validate every so many images.
@@ -28,6 +30,7 @@ class Budget(Callback):
         self.seed = seed
         self.max_images: int | None = None
         self._timer: Timer | None = None
+        self._run_seed = 0
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         if stage == "fit":
@@ -36,6 +39,8 @@ class Budget(Callback):
             trainer.val_check_interval = math.ceil(self.val_every_images / images_per_step)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        mixed = np.random.SeedSequence((self.seed, trainer.global_rank)).generate_state(1, np.uint64)
+        self._run_seed = int(mixed[0])
         timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]
         self._timer = timers[0] if timers else None
         self.max_images = getattr(trainer, "max_images", None)
@@ -47,7 +52,6 @@ class Budget(Callback):
             trainer.should_stop = True
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        pl_module.progress = self.progress(pl_module)
         self._seed_step(trainer, pl_module)
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
@@ -69,8 +73,7 @@ class Budget(Callback):
             pl_module.write_metrics({name: float(value) for name, value in scores if name.startswith(prefix)})
 
     def _seed_step(self, trainer: Any, pl_module: Any) -> None:
-        step_seed = np.random.SeedSequence((self.seed, int(pl_module.images_seen), trainer.global_rank))
-        seed = int(step_seed.generate_state(1, np.uint64)[0] >> np.uint64(1))
+        seed = (self._run_seed + STRIDE * pl_module.images_seen) % 2**63
         # torch.manual_seed would note a stack trace for each kind of device that is not in use, and keep them all.
         torch.default_generator.manual_seed(seed)
         if pl_module.device.type == "cuda":

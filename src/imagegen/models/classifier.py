@@ -9,7 +9,7 @@ from pydantic import NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from imagegen.models.base import ImageModel, LRSchedule, OptimizerFactory
+from imagegen.models.image_model import ImageModel, LRSchedule, OptimizerFactory
 
 
 class Classifier(ImageModel):
