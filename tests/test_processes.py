@@ -32,7 +32,7 @@ SMALL = {
     "progan": ["model.network.width=8", "model.discriminator.width=8", "model.growth.share=0.6"],
     "diffusion": ["model.network.width=16"],
     "pixelcnn": ["model.network.width=16", "model.network.num_blocks=1"],
-    "vq_vae": ["model.network.width=8", "model.prior_network.network.width=16", "model.prior_network.network.num_blocks=1"],
+    "vq_vae": ["model.network.width=8", "model.prior_network.network.width=16"],
     "gmm": ["model.network.num_components=4", "model.network.num_features=6"],
     "classifier": ["model.network.width=8"],
 }

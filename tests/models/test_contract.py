@@ -45,7 +45,7 @@ SMALL = {
     "progan": ["model.network.width=8", "model.discriminator.width=8", "model.growth.share=0.6"],
     **{name: ["model.network.hidden=[32]"] for name in ("vae", "beta_vae", "cvae", "denoising_vae", "iwae")},
     **{name: ["model.network.width=8"] for name in ("conv_vae", "hvae")},
-    "vq_vae": ["model.network.width=8", "model.prior_network.network.width=16", "model.prior_network.network.num_blocks=1"],
+    "vq_vae": ["model.network.width=8", "model.prior_network.network.width=16"],
     "gmm": ["model.network.num_components=4", "model.network.num_features=6"],
     **{name: ["model.network.width=16", "model.network.num_blocks=1"] for name in ("pixelcnn", "pixelsnail")},
     **{name: ["model.network.width=16", "model.network.num_layers=1"] for name in ("gated_pixelcnn", "pixelrnn")},

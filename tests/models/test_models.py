@@ -396,7 +396,7 @@ def test_reconstruction_of_a_conditional_vae_needs_labels(composed: Compose) -> 
 
 
 def vq_vae(composed: Compose, *overrides: str) -> VQVAE:
-    sizes = ["model.network.width=8", "model.prior_network.network.width=16", "model.prior_network.network.num_blocks=1"]
+    sizes = ["model.network.width=8", "model.prior_network.network.width=16"]
     return model(composed, "vq_vae", *sizes, *overrides)  # type: ignore[return-value]
 
 
