@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 Batch = tuple[Tensor, Tensor]
 OptimizerFactory = Callable[..., torch.optim.Optimizer]
 LRSchedule = Callable[[float], float]
-PLAIN = (int, float, str)
+PLAIN = (bool, int, float, str, Tensor)  # by type, so that no Parameter is among them
 
 
 class DivergenceError(RuntimeError):
@@ -65,7 +65,7 @@ class ImageModel(LightningModule):
         self.train_means: dict[str, float] = {}
         self._sums: dict[str, tuple[Tensor | float, int]] = {}  # a term may be absent from some steps
         self._num_summed = 0
-        self._loss = torch.zeros(())
+        self._loss: Tensor | float = 0.0
         self.num_bad_steps = 0
         self._num_bad_in_a_row = 0
         self._num_bad_logged = 0
@@ -133,7 +133,7 @@ class ImageModel(LightningModule):
         else:
             biases = [gradient for gradient in gradients if gradient.ndim <= 1] or gradients
             total = sum((gradient.sum() for gradient in (*biases[:1], *biases[-1:])), self._loss)
-        self._loss = torch.zeros(())
+        self._loss = 0.0
         if math.isfinite(float(total)):
             self._num_bad_in_a_row = 0
             return
@@ -210,8 +210,8 @@ class ImageModel(LightningModule):
         self.train_means = losses.get("means", {})
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # nn.Module's own takes microseconds to see that a number or a string is no module: much for what a step sets.
-        if name in self.__dict__ and isinstance(value, PLAIN):
+        # nn.Module's own takes microseconds to see that a number or a loss is no module: much for what a step sets.
+        if name in self.__dict__ and type(value) in PLAIN:
             self.__dict__[name] = value
         else:
             super().__setattr__(name, value)
