@@ -1,5 +1,7 @@
 """All scored runs in one table: python -m imagegen.leaderboard logs/ [--out results.md|.csv|.png].
 
+`--columns FID,parameters` picks some of the columns; `--samples samples.png` draws a row of images of every run.
+
 Runs are ranked by FID among those of the same protocol only: the same data, feature network, number of images, resize
 and weights. Sampler, function evaluations and guidance are choices of a model and stand in its row.
 """
@@ -12,7 +14,7 @@ import io
 import json
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,8 @@ COLUMNS = {  # heading -> key, factor
     "ms/image": ("sampling_ms_per_image", 1.0),
     "memory MB": ("peak_memory_mb", 1.0),
 }
+SHEET_WIDTH = 1220  # pixels
+HEADINGS = (*COLUMNS, "evaluations")  # between the name of the model and that of the run
 
 
 @dataclass(frozen=True)
@@ -124,11 +128,11 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def as_text(rows: Iterable[Row]) -> str:
+def as_text(rows: Iterable[Row], columns: Sequence[str] = HEADINGS) -> str:
     """Aligned columns for a terminal."""
     parts = []
     for protocol, group in groups(rows).items():
-        table = _without_empty_columns([row.cells() for row in group])
+        table = _only([row.cells() for row in group], ["model", *columns, "run"])
         widths = {heading: max(len(heading), *(len(cells[heading]) for cells in table)) for heading in table[0]}
         lines = ["  ".join(heading.ljust(width) for heading, width in widths.items())]
         lines += ["  ".join(cells[heading].ljust(width) for heading, width in widths.items()) for cells in table]
@@ -136,11 +140,11 @@ def as_text(rows: Iterable[Row]) -> str:
     return "\n\n".join(parts)
 
 
-def as_markdown(rows: Iterable[Row]) -> str:
+def as_markdown(rows: Iterable[Row], columns: Sequence[str] = HEADINGS) -> str:
     """A Markdown table for each protocol."""
     parts = []
     for protocol, group in groups(rows).items():
-        table = _without_empty_columns([row.cells() | {"run": ""} for row in group])
+        table = _only([row.cells() for row in group], ["model", *columns])
         lines = [f"| {' | '.join(table[0])} |", f"|{'---|' * len(table[0])}"]
         lines += [f"| {' | '.join(cells.values())} |" for cells in table]
         parts.append("\n".join([title(protocol), "", *lines]))
@@ -187,8 +191,38 @@ def plot(rows: Iterable[Row], path: Path) -> None:
     temporary.replace(path)
 
 
-def _without_empty_columns(table: list[dict[str, str]]) -> list[dict[str, str]]:
-    kept = [heading for heading in table[0] if any(cells[heading] for cells in table)]
+def draw_samples(rows: Iterable[Row], path: Path, num_samples: int = 16) -> None:
+    """A row of unselected images (seeds 0, 1, ...) of the best weights of every run, its name and FID beside it."""
+    import numpy as np
+    from PIL import Image, ImageDraw, ImageFont
+
+    from imagegen.checkpoint import find_checkpoint, restore
+    from imagegen.config import UserError
+    from imagegen.pictures import image_grid, save_png
+
+    font = ImageFont.load_default(20)
+    lines = []
+    for row in (row for group in groups(rows).values() for row in group):
+        try:
+            model, cfg = restore(find_checkpoint(row.path))
+        except (UserError, ValueError, OSError) as error:
+            print(f"{row.path} left out: {error}", file=sys.stderr)
+            continue
+        images = Image.fromarray(image_grid(model.sample(num_samples, seed=0), num_samples, min_width=960))
+        line = Image.new("RGB", (SHEET_WIDTH, max(images.height, 60)), "white")
+        draw = ImageDraw.Draw(line)
+        draw.text((8, 4), row.model, "black", font)
+        draw.text((8, 30), f"{cfg.data.name}  FID {number(row.fid)}", "dimgray", font)
+        line.paste(images, (SHEET_WIDTH - 970, 0))
+        lines.append(np.asarray(line))
+    if not lines:
+        raise SystemExit("no run that could be drawn")
+    save_png(np.concatenate(lines), path)
+
+
+def _only(table: list[dict[str, str]], headings: Sequence[str]) -> list[dict[str, str]]:
+    """Some of the columns, without those that are empty."""
+    kept = [heading for heading in headings if any(cells[heading] for cells in table)]
     return [{heading: cells[heading] for heading in kept} for cells in table]
 
 
@@ -197,18 +231,27 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m imagegen.leaderboard", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="searched for run folders")
     parser.add_argument("--out", type=Path, help="a .md, .csv or .png file; without it the table is printed")
+    parser.add_argument("--columns", default=",".join(HEADINGS), help="of the table, with commas between them")
+    parser.add_argument("--samples", type=Path, help="a .png file: a row of images of every run")
     options = parser.parse_args(arguments)
+    columns = options.columns.split(",")
+    if unknown := [heading for heading in columns if heading not in HEADINGS]:
+        raise SystemExit(f"--columns: no column {', '.join(unknown)}; there are {','.join(HEADINGS)}")
+    if options.samples is not None and options.samples.suffix != ".png":
+        raise SystemExit(f"--samples: {options.samples} must end in .png")
     if absent := [str(folder) for folder in options.folders if not folder.is_dir()]:
         raise SystemExit(f"no folder {', '.join(absent)}")
     rows = find_rows(options.folders)
     if not rows:
         raise SystemExit(f"no scored run (scores.json) below {', '.join(map(str, options.folders))}")
-    if options.out is None:
-        print(as_text(rows))
+    if options.samples is not None:
+        draw_samples(rows, options.samples)
+    elif options.out is None:
+        print(as_text(rows, columns))
     elif options.out.suffix == ".png":
         plot(rows, options.out)
     elif options.out.suffix in (".md", ".csv"):
-        options.out.write_text(as_markdown(rows) if options.out.suffix == ".md" else as_csv(rows))
+        options.out.write_text(as_markdown(rows, columns) if options.out.suffix == ".md" else as_csv(rows))
     else:
         raise SystemExit(f"--out: {options.out} must end in .md, .csv or .png")
 

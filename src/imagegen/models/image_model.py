@@ -129,7 +129,7 @@ class ImageModel(LightningModule):
         """
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if self.trainer.world_size > 1:
-            total = torch.stack(torch._foreach_norm(gradients)).sum()
+            total: Tensor | float = torch.stack(torch._foreach_norm(gradients)).sum()
         else:
             biases = [gradient for gradient in gradients if gradient.ndim <= 1] or gradients
             total = sum((gradient.sum() for gradient in (*biases[:1], *biases[-1:])), self._loss)

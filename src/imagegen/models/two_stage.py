@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from imagegen.models.base import Batch, GenerativeModel
 
@@ -35,7 +35,11 @@ class TwoStageModel(GenerativeModel):
         return self.progress / self.autoencoder_share
 
     def configure_optimizers(self) -> Any:
-        return self.build_optimizer(nn.ModuleList([self.network, self.prior.network]), self.lr)
+        """One optimizer; each stage has its learning rate."""
+        optimizer = self.build_optimizer(self.network, self.lr)
+        parameters = [*self.prior.network.parameters()]
+        optimizer.add_param_group({"params": parameters, "lr": self.prior.lr, "initial_lr": self.prior.lr})
+        return optimizer
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         loss = super().training_step(batch, batch_idx)

@@ -37,6 +37,7 @@ class VQVAE(TwoStageModel):
         commitment: NonNegativeFloat,
         autoencoder_share: Share,
         lr: PositiveFloat,
+        prior_lr: PositiveFloat,
         optimizer: OptimizerFactory,
         lr_schedule: LRSchedule,
         ema_half_life: PositiveFloat,
@@ -47,7 +48,8 @@ class VQVAE(TwoStageModel):
         shape = (1, *grid)
         codes = Categorical(len(network.quantizer.codebook))  # type: ignore[union-attr, arg-type]
         codes_network = partial(prior_network, image_shape=shape)
-        self.prior = Autoregressive(codes_network, shape, num_classes, codes, lr, optimizer, lr_schedule, ema_half_life)
+        training = (prior_lr, optimizer, lr_schedule, ema_half_life)
+        self.prior = Autoregressive(codes_network, shape, num_classes, codes, *training)
         self.num_classes = num_classes
         self.likelihood = likelihood
         self.num_levels = likelihood.num_levels
