@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
+from imagegen.metrics import memorization
 from imagegen.metrics.memorization import Memorization, nearest
 
 
@@ -41,3 +44,21 @@ def test_half_copies_are_half() -> None:
     distances, indices = metric.neighbours()
     assert indices[:100].tolist() == list(range(100))
     assert float(distances[:100].max()) < 1e-2
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 5, 7)])
+@pytest.mark.parametrize(("num_rows", "num_others"), [(1, 3), (17, 10_001)])
+@pytest.mark.parametrize("has_int8", [True, False])
+def test_nearest_pixels_are_those_of_all_distances(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], num_rows: int, num_others: int, has_int8: bool
+) -> None:
+    monkeypatch.setattr(memorization, "_has_int8_products", lambda rows: has_int8)
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randint(256, (num_rows, *shape), dtype=torch.uint8, generator=generator)
+    others = torch.randint(256, (num_others, *shape), dtype=torch.uint8, generator=generator)
+    others[-1], others[0] = rows[0], 255 - rows[0]
+    distances, indices = memorization.nearest(rows, others)
+    expected = torch.cdist(rows.flatten(1).double() / 255, others.flatten(1).double() / 255) / math.prod(shape) ** 0.5
+    torch.testing.assert_close(distances.double(), expected.min(1).values, atol=1e-3, rtol=1e-5)
+    torch.testing.assert_close(expected[range(num_rows), indices], expected.min(1).values, atol=1e-3, rtol=1e-5)
+    assert indices[0] == num_others - 1

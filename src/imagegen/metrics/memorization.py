@@ -21,24 +21,64 @@ def nearest(rows: Tensor, others: Tensor, block_size: int = 500) -> tuple[Tensor
     """
     distances = torch.full((len(rows),), torch.inf, device=rows.device)
     indices = torch.zeros(len(rows), dtype=torch.long, device=rows.device)
-    centre = _flat(others[:1000]).mean(0)
+    space: _Levels | _Vectors = _Levels() if _has_int8_products(rows) else _Vectors(others)
     for first in range(0, len(others), 10_000):
-        part = _flat(others[first : first + 10_000]) - centre
-        half_squares = 0.5 * part.square().sum(1)
+        part = space.flat(others[first : first + 10_000])
+        squares = space.squares(part)
         for start in range(0, len(rows), block_size):
-            block = _flat(rows[start : start + block_size]) - centre
-            # half the squared distance, less what is the same for all of the others
-            score, at = torch.addmm(half_squares[None], block, part.T, alpha=-1).min(1)
-            found = (2 * score + block.square().sum(1)).clamp(min=0).sqrt()
+            block = space.flat(rows[start : start + block_size])
+            # the squared distance, less what is the same for all of the others
+            score, at = torch.sub(squares[None], space.products(block, part), alpha=2).min(1)
+            found = (score + space.squares(block)).clamp(min=0).sqrt() * space.unit(block)
             closer = found < distances[start : start + block_size]
             distances[start : start + block_size][closer] = found[closer]
             indices[start : start + block_size][closer] = at[closer] + first
     return distances, indices
 
 
-def _flat(rows: Tensor) -> Tensor:
-    flat = rows.flatten(1)
-    return flat.float() / (255 * flat.shape[1] ** 0.5) if rows.dtype == torch.uint8 else flat.float()
+def _has_int8_products(rows: Tensor) -> bool:
+    has_onednn = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+    return rows.dtype == torch.uint8 and rows.device.type == "cpu" and has_onednn
+
+
+class _Levels:
+    """Pixels as whole numbers from -128 to 127, whose products are exact and take a quarter of the time of float32."""
+
+    def flat(self, rows: Tensor) -> Tensor:
+        return (rows.flatten(1) ^ 128).view(torch.int8)  # as two's complement: 128 less
+
+    def products(self, rows: Tensor, others: Tensor) -> Tensor:
+        return torch._int_mm(rows, others.T)
+
+    def squares(self, rows: Tensor) -> Tensor:
+        return rows.int().square().sum(1, dtype=torch.int32)
+
+    def unit(self, rows: Tensor) -> float:
+        return float(1 / (255 * rows.shape[1] ** 0.5))
+
+
+class _Vectors:
+    """Features, or pixels where there are no integer products: float32, about the mean of some of them."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self.centre = self._scaled(rows[:1000]).mean(0)
+
+    def flat(self, rows: Tensor) -> Tensor:
+        return self._scaled(rows) - self.centre
+
+    def products(self, rows: Tensor, others: Tensor) -> Tensor:
+        return rows @ others.T
+
+    def squares(self, rows: Tensor) -> Tensor:
+        return rows.square().sum(1)
+
+    def unit(self, rows: Tensor) -> float:
+        return 1.0
+
+    @staticmethod
+    def _scaled(rows: Tensor) -> Tensor:
+        flat = rows.flatten(1)
+        return flat.float() / (255 * flat.shape[1] ** 0.5) if rows.dtype == torch.uint8 else flat.float()
 
 
 class Memorization(Metric):
