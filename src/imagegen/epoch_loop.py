@@ -127,7 +127,7 @@ class EpochLoop(_TrainingEpochLoop):
         progress = self.automatic_optimization.optim_progress.optimizer
         progress.step.increment_ready()
         model._current_fx_name = "training_step"
-        with step.precision():
+        with step.autocast:
             loss = model.training_step(batch, batch_idx)
         progress.zero_grad.increment_ready()
         step.call("on_before_zero_grad", optimizer)
@@ -171,7 +171,8 @@ class UsualStep:
         self.device = trainer.strategy.root_device
         self.optimizer = trainer.strategy.optimizers[0]
         is_mixed = isinstance(trainer.precision_plugin, MixedPrecision)
-        self.precision = trainer.precision_plugin.autocast_context_manager if is_mixed else nullcontext
+        # entered again and again: to make one takes longer than to enter it
+        self.autocast = trainer.precision_plugin.autocast_context_manager() if is_mixed else nullcontext()
         self.hooks = {name: self._written(name) for name in HOOKS}
 
     def next_batch(self) -> Batch:
