@@ -178,14 +178,18 @@ class TrainingDoctor(Callback):
             )
 
     def _examine_variety(self, trainer: Any, pl_module: Any, scores: dict[str, float]) -> None:
-        advice = "try a penalty (R1), a smaller model.discriminator_lr, model.augmentation or another objective"
+        if self._history["train/discriminator_loss"]:
+            what = "mode collapse"
+            advice = "try a penalty (R1), a smaller model.discriminator_lr, model.augmentation or another objective"
+        else:
+            what, advice = "not learned yet, or lost", "try a longer budget, a smaller model.lr or a larger network"
         if (missing := scores.get("val/missing_classes", 0)) >= 1:
-            text = f"{missing:.0f} classes are missing from the generated images (mode collapse); {advice}"
+            text = f"{missing:.0f} classes are missing from the generated images ({what}); {advice}"
             self._say(trainer, pl_module, "missing classes", text)
         if (diversity := scores.get("val/diversity", 1)) < self.MIN_DIVERSITY:
             text = (
-                f"within their classes generated images vary {diversity:.2f} times as much as real ones (mode "
-                f"collapse); {advice}"
+                f"within their classes generated images vary {diversity:.2f} times as much as real ones "
+                f"({what}); {advice}"
             )
             self._say(trainer, pl_module, "diversity", text)
 
