@@ -84,7 +84,7 @@ class VectorQuantizedAutoencoder(nn.Module):
     def __init__(
         self,
         image_shape: Sequence[int],
-        num_codes: PositiveInt = 256,
+        num_codes: PositiveInt = 64,
         code_dim: PositiveInt = 16,
         width: PositiveInt = 64,
         num_blocks: PositiveInt = 1,
