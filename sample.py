@@ -13,14 +13,14 @@ def main(cfg: DictConfig) -> None:
     from imagegen.checkpoint import find_checkpoint, restore
     from imagegen.config import build, to_plain, validate
     from imagegen.run import one_line_errors, quiet_lightning
-    from imagegen.tasks import perform
+    from imagegen.tasks import ARRAYS, perform
 
     validate(cfg)
     quiet_lightning()
     with one_line_errors(ValueError, TypeError):
         checkpoint = find_checkpoint(cfg.ckpt)
         model, trained_on = restore(checkpoint)
-        suffix = "npz" if cfg.task == "encode" else "png"
+        suffix = "npz" if cfg.task in ARRAYS else "png"
         out = checkpoint.with_name(f"{cfg.task}_seed{cfg.seed}.{suffix}") if cfg.out is None else Path(cfg.out)
         request = to_plain(cfg)
         if cfg.get("sampler"):

@@ -38,6 +38,7 @@ COLUMNS = {  # heading -> key, factor
     "recall": ("test/recall", 1.0),
     "missing classes": ("test/missing_classes", 1.0),
     "class TV": ("test/class_tv", 1.0),
+    "label accuracy": ("test/label_accuracy", 1.0),
     "copy rate": ("test/copy_rate_pixels", 1.0),
     "bits/dim": ("test/bits_per_dim", 1.0),
     "parameters": ("parameters", 1.0),

@@ -16,10 +16,11 @@ from torch import Tensor
 from imagegen.data.module import from_uint8, to_uint8
 from imagegen.models.base import GenerativeModel
 
+Grid = NDArray[np.uint8]  # a picture (rows, columns, 3)
 WAYPOINTS = 4  # of a film of latents
 
 
-def image_grid(images: Tensor, columns: int | None = None, min_width: int = 480) -> NDArray[np.uint8]:
+def image_grid(images: Tensor, columns: int | None = None, min_width: int = 480) -> Grid:
     """Images (N, C, H, W) in [-1, 1] as one picture (rows, columns, 3) of 8-bit levels.
 
     About square unless `columns` is given; small images are enlarged by a whole factor, without smoothing, until the
@@ -38,13 +39,13 @@ def image_grid(images: Tensor, columns: int | None = None, min_width: int = 480)
     return grid.repeat_interleave(factor, 0).repeat_interleave(factor, 1).numpy()
 
 
-def with_neighbours(samples: Tensor, neighbours: Tensor) -> NDArray[np.uint8]:
+def with_neighbours(samples: Tensor, neighbours: Tensor) -> Grid:
     """A grid of uint8 samples (N, C, H, W), each with its neighbour (N, C, H, W) at its right."""
     pairs = torch.stack([samples, neighbours], dim=1).flatten(0, 1)
     return image_grid(from_uint8(pairs), columns=8)
 
 
-def save_png(grid: NDArray[np.uint8], path: Path) -> None:
+def save_png(grid: Grid, path: Path) -> None:
     """Write a picture so that a reader never finds half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
@@ -52,7 +53,7 @@ def save_png(grid: NDArray[np.uint8], path: Path) -> None:
     temporary.replace(path)
 
 
-def save_gif(frames: Sequence[NDArray[np.uint8]], path: Path, milliseconds: int = 60) -> None:
+def save_gif(frames: Sequence[Grid], path: Path, milliseconds: int = 60) -> None:
     """Write pictures as an endless film, so that a reader never finds half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")

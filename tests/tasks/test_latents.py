@@ -78,7 +78,7 @@ def test_an_image_of_its_own_class_is_its_reconstruction(composed: Compose) -> N
 
     model, _ = trained(composed, "vae")
     images, labels = torch.rand(20, 1, 8, 8) * 2 - 1, torch.arange(20) % 4
-    picture = change_class(model, images, labels, 4)
+    picture = change_class(model, images, labels, {"num_samples": 4})
     factor = picture.shape[1] // (5 * 10)
     small = picture[::factor, ::factor, 0]
     restored = ((model.reconstruct(images[:4]) + 1) * 127.5).round()
@@ -115,7 +115,7 @@ def test_what_latents_say_of_attributes(composed: Compose, tmp_path: Path, capsy
     [
         ("dream", "vae", "out.png", "not one of sample, interpolate"),
         ("reconstruct", "gan", "out.png", "GAN cannot reconstruct"),
-        ("explain", "gan", "out.png", "GAN cannot unit report"),
+        ("explain", "gan", "out.png", "GAN cannot explain"),
         ("encode", "vae", "out.png", r"must end in \.npz"),
         ("traverse", "vae", "out.gif", r"must end in \.png"),
         ("change_class", "vq_vae", "out.png", "codes and cannot be added"),
@@ -146,5 +146,5 @@ def test_what_cannot_be_completed_is_refused(
 
 
 def test_a_request_is_the_config_of_the_script() -> None:
-    keys = set(OmegaConf.load(Path(__file__).parents[1] / "configs" / "sample.yaml"))
+    keys = set(OmegaConf.load(Path(__file__).parents[2] / "configs" / "sample.yaml"))
     assert set(REQUEST) | {"task", "ckpt", "out", "log_dir", "defaults"} == keys
