@@ -88,3 +88,22 @@ def test_mistakes_end_in_a_line(
 def test_another_suffix_is_refused(logs: Path) -> None:
     with pytest.raises(SystemExit, match="must end in"):
         main([str(logs), "--out", "table.doc"])
+
+
+def test_some_columns_in_the_order_asked_for(logs: Path, tmp_path: Path) -> None:
+    main([str(logs), "--out", str(tmp_path / "table.md"), "--columns", "parameters,FID"])
+    table = (tmp_path / "table.md").read_text()
+    assert "| model | parameters | FID |" in table
+    assert "ms/image" not in table
+    with pytest.raises(SystemExit, match="no column beauty; there are FID,IS"):
+        main([str(logs), "--columns", "FID,beauty"])
+
+
+def test_runs_that_cannot_be_drawn_are_left_out_with_a_word(
+    logs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="no run that could be drawn"):
+        main([str(logs), "--samples", str(tmp_path / "samples.png")])
+    assert "left out: ckpt:" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match=r"must end in \.png"):
+        main([str(logs), "--samples", str(tmp_path / "samples.gif")])
