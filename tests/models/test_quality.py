@@ -30,41 +30,41 @@ NARROW_PAIR = (*NARROW, "model.discriminator.width=32")
 SHALLOW = ("model.network.width=64", "model.network.num_blocks=3", "model.network.hidden=128")
 FEW = ["metrics.num_val_samples=100", "metrics.num_test_samples=1000"]
 BANDS = {
-    "beta_vae": Band(100_000, "fid", 160.0),
-    "biggan": Band(80_000, "fid", 55.0, NARROW_PAIR),
-    "cgan": Band(100_000, "fid", 45.0),
-    "consistency": Band(8_000, "fid", 80.0),
-    "conv_vae": Band(30_000, "fid", 165.0),
-    "cvae": Band(80_000, "fid", 35.0),
-    "dcgan": Band(60_000, "fid", 120.0),
-    "ddpm": Band(12_000, "fid", 75.0, NARROW),
-    "denoising_vae": Band(80_000, "fid", 140.0),
-    "diffusion": Band(12_000, "fid", 32.0),
-    "dit": Band(14_000, "fid", 130.0, SHALLOW),
-    "dit_moe": Band(14_000, "fid", 130.0, SHALLOW),
-    "edm": Band(10_000, "fid", 58.0),
-    "flow_matching": Band(10_000, "fid", 38.0),
-    "gan": Band(150_000, "fid", 180.0),
-    "gated_pixelcnn": Band(6_000, "bits_per_dim", 2.45),
-    "gmm": Band(12_000, "fid", 50.0),
-    "hvae": Band(30_000, "fid", 95.0),
-    "image_transformer": Band(4_000, "bits_per_dim", 2.7),
-    "improved_ddpm": Band(12_000, "fid", 78.0, NARROW),
-    "iwae": Band(50_000, "fid", 170.0),
-    "latent_diffusion": Band(32_000, "fid", 65.0),
-    "lsgan": Band(40_000, "fid", 115.0),
-    "pixelcnn": Band(10_000, "bits_per_dim", 2.2),
-    "pixelcnn_pp": Band(8_000, "fid", 48.0),
-    "pixelrnn": Band(8_000, "bits_per_dim", 2.4),
-    "pixelsnail": Band(6_000, "bits_per_dim", 2.3),
-    "progan": Band(50_000, "fid", 100.0),
-    "r3gan": Band(16_000, "fid", 95.0),
-    "sagan": Band(80_000, "fid", 95.0, NARROW_PAIR),
-    "sngan": Band(80_000, "fid", 60.0, NARROW_PAIR),
-    "vae": Band(100_000, "fid", 120.0),
-    "vq_vae": Band(30_000, "fid", 120.0),
-    "wgan": Band(40_000, "fid", 50.0),
-    "wgan_gp": Band(25_000, "fid", 50.0),
+    "beta_vae": Band(100_000, "fid", 190.0),  # seen 119.7
+    "biggan": Band(80_000, "fid", 55.0, NARROW_PAIR),  # seen 28.91
+    "cgan": Band(150_000, "fid", 32.0),  # seen 18.2
+    "consistency": Band(8_000, "fid", 80.0),  # seen 52.85
+    "conv_vae": Band(30_000, "fid", 165.0),  # seen 106.8
+    "cvae": Band(80_000, "fid", 35.0),  # seen 18.4
+    "dcgan": Band(60_000, "fid", 90.0),  # seen 53.77
+    "ddpm": Band(12_000, "fid", 75.0, NARROW),  # seen 46.77
+    "denoising_vae": Band(80_000, "fid", 140.0),  # seen 77.62
+    "diffusion": Band(12_000, "fid", 28.0),  # seen 15.95
+    "dit": Band(14_000, "fid", 115.0, SHALLOW),  # seen 72.15
+    "dit_moe": Band(14_000, "fid", 95.0, SHALLOW),  # seen 58.27
+    "edm": Band(10_000, "fid", 58.0),  # seen 39.21
+    "flow_matching": Band(10_000, "fid", 38.0),  # seen 24.25
+    "gan": Band(150_000, "fid", 160.0),  # seen 99.67
+    "gated_pixelcnn": Band(6_000, "bits_per_dim", 2.45),  # seen 2.244
+    "gmm": Band(12_000, "fid", 50.0),  # seen 29.43
+    "hvae": Band(30_000, "fid", 95.0),  # seen 56.9
+    "image_transformer": Band(4_000, "bits_per_dim", 2.7),  # seen 2.492
+    "improved_ddpm": Band(12_000, "fid", 78.0, NARROW),  # seen 47.8
+    "iwae": Band(50_000, "fid", 170.0),  # seen 111.2
+    "latent_diffusion": Band(32_000, "fid", 65.0),  # seen 40.63
+    "lsgan": Band(40_000, "fid", 95.0),  # seen 57.89
+    "pixelcnn": Band(10_000, "bits_per_dim", 2.2),  # seen 2.05
+    "pixelcnn_pp": Band(8_000, "fid", 60.0),  # seen 37.93
+    "pixelrnn": Band(8_000, "bits_per_dim", 2.4),  # seen 2.18
+    "pixelsnail": Band(6_000, "bits_per_dim", 2.3),  # seen 2.086
+    "progan": Band(50_000, "fid", 70.0),  # seen 42.12
+    "r3gan": Band(16_000, "fid", 95.0),  # seen 57.97
+    "sagan": Band(80_000, "fid", 95.0, NARROW_PAIR),  # seen 57.21
+    "sngan": Band(80_000, "fid", 60.0, NARROW_PAIR),  # seen 32.77
+    "vae": Band(100_000, "fid", 140.0),  # seen 88.56
+    "vq_vae": Band(60_000, "fid", 90.0),
+    "wgan": Band(40_000, "fid", 50.0),  # seen 32.84
+    "wgan_gp": Band(25_000, "fid", 50.0),  # seen 31.88
 }
 
 
