@@ -33,20 +33,22 @@ class UNet(nn.Module):
         super().__init__()
         channels, height, width_pixels = image_shape
         self.patch_size = 2 if min(height, width_pixels) >= 16 else 1
-        if height % (2 * self.patch_size) or width_pixels % (2 * self.patch_size):
-            raise ValueError(f"UNet halves images: {height}x{width_pixels} must divide by {2 * self.patch_size}")
+        if height % self.patch_size or width_pixels % self.patch_size:
+            raise ValueError(f"UNet folds images: {height}x{width_pixels} must divide by {self.patch_size}")
         size = min(height, width_pixels) // self.patch_size
         embedding = 4 * width
         self.embedding = TimeEmbedding(width // 2, embedding, num_classes)
         folded = channels * self.patch_size**2
         self.stem = nn.Conv2d(folded, width, 3, padding=1)
-        # Above the middle: two levels for 28x28 pictures (14, 7) and 8x8 ones (8, 4), three for 32x32 (16, 8, 4).
-        num_halvings = 1 if size % 4 or size < 16 else 2
+        # Sizes of the trunk: 14 and 7 for 28x28 pictures, 8 and 4 for 8x8, three for 32x32 (16, 8, 4), one where a
+        # half is no whole number, as of the 7x7 latents of MNIST.
+        is_odd = height // self.patch_size % 2 or width_pixels // self.patch_size % 2
+        num_halvings = 0 if is_odd or size < 4 else 1 if size % 4 or size < 16 else 2
         widths = [width] + [2 * width] * num_halvings
         self.down, self.merge, self.up = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for outer, inner in zip([width, *widths], widths[:-1], strict=False):
             self.down.append(_residual_blocks(num_blocks, outer, inner, embedding, dropout))
-        self.middle = _residual_blocks(2 * num_blocks, widths[-2], widths[-1], embedding, dropout)
+        self.middle = _residual_blocks(2 * num_blocks, [width, *widths][-2], widths[-1], embedding, dropout)
         for outer, inner in zip(widths[:-1], widths[1:], strict=True):
             self.merge.append(nn.Conv2d(inner, outer, 1))
             self.up.append(_residual_blocks(num_blocks, outer, outer, embedding, dropout))
