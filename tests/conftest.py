@@ -11,13 +11,14 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from tests import forked
+
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
 
-Script = Callable[..., "subprocess.CompletedProcess[str]"]
-
 
 def pytest_configure() -> None:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of what tests start: the workers of pytest share the cores
     torch.set_num_threads(1)  # small tensors, many of them: a second thread only waits
 
 
@@ -43,22 +44,29 @@ def composed() -> Iterator[Callable[..., DictConfig]]:
 
 
 @pytest.fixture
-def script(tmp_path: Path) -> Script:
-    """Run a script of the project in `tmp_path`, on its own, as a user would: no API key, no terminal."""
+def script(tmp_path: Path) -> Callable[..., forked.Ended]:
+    """Run a script of the project in `tmp_path`, as a user would, in a process that begins with everything imported."""
 
-    def _script(name: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        environment = {
-            key: value for key, value in os.environ.items() if not key.startswith(("WANDB_", "IMAGEGEN_", "HYDRA_"))
-        }
-        environment |= {"HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc"), **variables}
-        return subprocess.run(
+    def _script(name: str, *arguments: str, **variables: str) -> forked.Ended:
+        return forked.script(name, *arguments, folder=tmp_path, **variables).wait()
+
+    return _script
+
+
+@pytest.fixture
+def fresh_script(tmp_path: Path) -> Callable[..., forked.Ended]:
+    """As `script`, or with `-m` a module, in an interpreter that has imported nothing yet."""
+
+    def _script(name: str, *arguments: str, **variables: str) -> forked.Ended:
+        found = subprocess.run(
             [sys.executable, *([name] if name == "-m" else [str(ROOT / name)]), *arguments],
             cwd=tmp_path,
-            env=environment,
+            env=forked.environment(tmp_path) | variables,
             capture_output=True,
             text=True,
             timeout=300,
             check=False,
         )
+        return forked.Ended(found.returncode, found.stdout, found.stderr)
 
     return _script

@@ -23,23 +23,25 @@ context.set_forkserver_preload(IMPORTED)
 
 class Ended(NamedTuple):
     returncode: int  # negative: by that signal
-    output: str  # what it wrote to stdout and stderr
+    stdout: str
+    stderr: str
+
+    @property
+    def output(self) -> str:
+        return self.stdout + self.stderr
 
 
 class Process:
-    """A function that runs in a process with a working folder, an environment and an output file of its own."""
+    """A function that runs in a process with a working folder, an environment and output files of its own."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any, folder: Path, **variables: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.log = folder / f"output_{len(list(folder.glob('output_*')))}.txt"
-        environment = {name: text for name, text in os.environ.items() if not name.startswith(("WANDB_", "IMAGEGEN_"))}
-        own = {
-            "IMAGEGEN_CACHE_DIR": os.environ.get("IMAGEGEN_CACHE_DIR", str(folder / "cache")),
-            "HOME": str(folder),
-            "OMP_NUM_THREADS": "1",
-        }
-        environment |= own | {"NETRC": str(folder / "netrc")} | variables
-        self._process = context.Process(target=_run, args=(folder, environment, self.log, function, arguments))
+        number = len(list(folder.glob("stdout_*")))
+        self._outputs = [folder / f"{name}_{number}.txt" for name in ("stdout", "stderr")]
+        for path in self._outputs:
+            path.touch()
+        all_variables = environment(folder) | variables
+        self._process = context.Process(target=_run, args=(folder, all_variables, self._outputs, function, arguments))
         self._process.start()
 
     @property
@@ -53,15 +55,30 @@ class Process:
     def wait_for(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 120
         while not condition():
-            assert self._process.is_alive(), self.log.read_text()
+            assert self._process.is_alive(), self._ended().output
             assert time.monotonic() < deadline, "nothing came of it"
             time.sleep(0.01)
 
     def wait(self) -> Ended:
-        self._process.join(240)
-        assert not self._process.is_alive()
+        self._process.join(300)
+        if self._process.is_alive():
+            os.killpg(self.pid, signal.SIGKILL)
+            self._process.join()
+        return self._ended()
+
+    def _ended(self) -> Ended:
+        stdout, stderr = (path.read_text() for path in self._outputs)
         assert self._process.exitcode is not None
-        return Ended(self._process.exitcode, self.log.read_text())
+        return Ended(self._process.exitcode, stdout, stderr)
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """The variables of a user who lives in a folder and has set nothing: no API key."""
+    inherited = {
+        name: text for name, text in os.environ.items() if not name.startswith(("WANDB_", "IMAGEGEN_", "HYDRA_"))
+    }
+    cache = os.environ.get("IMAGEGEN_CACHE_DIR", str(folder / "cache"))
+    return inherited | {"IMAGEGEN_CACHE_DIR": cache, "HOME": str(folder), "NETRC": str(folder / "netrc")}
 
 
 def script(name: str, *arguments: str, folder: Path, **variables: str) -> Process:
@@ -80,17 +97,15 @@ def _script(name: str, arguments: tuple[str, ...]) -> None:
         atexit._run_exitfuncs()  # which a process of multiprocessing leaves out
 
 
-def _run(folder: Path, environment: dict[str, str], log: Path, function: Callable[..., Any], arguments: Any) -> None:
-    import torch
-
+def _run(
+    folder: Path, variables: dict[str, str], outputs: list[Path], function: Callable[..., Any], arguments: Any
+) -> None:
     os.setpgrp()  # a signal to it reaches nobody else
     os.chdir(folder)
     os.environ.clear()
-    os.environ.update(environment)
-    torch.set_num_threads(1)
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for stream in (1, 2):
-        os.dup2(file, stream)
+    os.environ.update(variables)
+    for stream, path in enumerate(outputs, start=1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), stream)
     sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1) for stream in (1, 2))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     function(*arguments)

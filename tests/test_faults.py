@@ -72,8 +72,8 @@ def start_long(folder: Path, *arguments: str, **variables: str) -> Process:
 
 def test_sigterm_saves_and_the_folder_alone_is_enough_to_go_on_bit_for_bit(tmp_path: Path) -> None:
     budget = ["trainer.max_images=10_000", "val_every_images=3000", "trainer.precision=32-true", "logger=default"]
-    whole = script("train.py", *SMALL, *budget, "run_dir=run", folder=tmp_path / "whole")
-    assert whole.wait().returncode == 0, whole.log.read_text()
+    ended = train(tmp_path / "whole", *SMALL, *budget, "run_dir=run")
+    assert ended.returncode == 0, ended.output
     process = script("train.py", *SMALL, *budget, "run_dir=run", folder=tmp_path)
     run = tmp_path / "run"
     process.wait_for(lambda: (run / "metrics.csv").exists() and len(rows(run)) > 20)

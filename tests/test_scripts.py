@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import pickle
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-Script = Callable[..., "subprocess.CompletedProcess[str]"]
+from tests import forked
+
+Script = Callable[..., forked.Ended]
 FAST = ["debug=default", "log_dir=logs"]
 
 
@@ -26,11 +27,13 @@ def status(folder: Path) -> dict[str, object]:
     return dict(json.loads((folder / "status.json").read_text()))
 
 
-@pytest.fixture
-def trained(script: Script, tmp_path: Path) -> Path:
-    result = script("train.py", "model=vae", *FAST)
-    assert result.returncode == 0, result.stderr
-    [folder] = folders(tmp_path / "logs")
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder in which nothing is changed."""
+    place = tmp_path_factory.mktemp("trained")
+    ended = forked.script("train.py", "model=vae", *FAST, folder=place).wait()
+    assert ended.returncode == 0, ended.stderr
+    [folder] = folders(place / "logs")
     return folder
 
 
@@ -57,16 +60,19 @@ def test_train_leaves_everything_in_its_run_folder(script: Script, tmp_path: Pat
     assert list((folder / "wandb").glob("offline-run-*/*.wandb"))
 
 
-def test_checkpoint_alone_is_enough_to_evaluate_and_sample(script: Script, trained: Path, tmp_path: Path) -> None:
+def test_checkpoint_alone_is_enough_to_evaluate_and_sample(
+    script: Script, fresh_script: Script, trained: Path, tmp_path: Path
+) -> None:
+    """Twice in a fresh interpreter, where a script that imports too little fails; in test_sweep.py that is train.py."""
     alone = tmp_path / "elsewhere" / "model.ckpt"
     alone.parent.mkdir()
     alone.write_bytes((trained / "checkpoints" / "best.ckpt").read_bytes())
 
-    result = script("evaluate.py", f"ckpt={alone}", "num_samples=5000", "seed=1000000", "trainer=cpu")
+    result = fresh_script("evaluate.py", f"ckpt={alone}", "num_samples=5000", "seed=1000000", "trainer=cpu")
     assert result.returncode == 0, result.stderr
     assert json.loads((alone.parent / "evaluation.json").read_text())["test/fid"] > 0
 
-    result = script("sample.py", f"ckpt={alone}", "num_samples=6", "seed=3", "out=out/six.npz")
+    result = fresh_script("sample.py", f"ckpt={alone}", "num_samples=6", "seed=3", "out=out/six.npz")
     assert result.returncode == 0, result.stderr
     with np.load(tmp_path / "out" / "six.npz") as arrays:
         assert arrays["images"].shape == (6, 8, 8, 1)
@@ -110,8 +116,8 @@ def test_the_scores_pass_their_own_test(script: Script) -> None:
     assert "FAIL" not in result.stdout
 
 
-def test_the_leaderboard_gathers_runs(script: Script, trained: Path, tmp_path: Path) -> None:
-    result = script("-m", "imagegen.leaderboard", "logs", "--out", "table.md")
+def test_the_leaderboard_gathers_runs(fresh_script: Script, trained: Path, tmp_path: Path) -> None:
+    result = fresh_script("-m", "imagegen.leaderboard", str(trained.parent), "--out", "table.md")
     assert result.returncode == 0, result.stderr
     assert "| vae |" in (tmp_path / "table.md").read_text()
 
@@ -149,7 +155,7 @@ def test_a_failing_job_does_not_take_the_rest_of_a_sweep_down(script: Script, tm
 
 def test_two_processes_train_and_score_as_one(script: Script, tmp_path: Path) -> None:
     arguments = ["model=gan", "run_dir=here", "debug=default", "trainer=ddp"]
-    result = script("train.py", *arguments, "trainer.accelerator=cpu", "trainer.devices=2", OMP_NUM_THREADS="1")
+    result = script("train.py", *arguments, "trainer.accelerator=cpu", "trainer.devices=2")
     assert result.returncode == 0, result.stderr
     assert status(tmp_path / "here")["state"] == "finished"
     scores = json.loads((tmp_path / "here" / "scores.json").read_text())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hydra import compose, initialize_config_dir
 
 from imagegen.config import validate
 from imagegen.sweep import sweep_table
-from tests.forked import script
+from tests.forked import Ended, script
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["model=vae", "model.network.hidden=[16]", "debug=default"]
@@ -28,9 +29,9 @@ def test_the_table_shows_what_differs() -> None:
 @pytest.mark.parametrize(
     "launcher", [["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], ["hydra/launcher=submitit_local"]]
 )
-def test_jobs_of_a_launcher(request: pytest.FixtureRequest, tmp_path: Path, launcher: list[str]) -> None:
-    run = request.getfixturevalue("script")  # a process of its own: in a forked one joblib's workers do not start
-    ended = run("train.py", "--multirun", *SMALL, "seed=0,1", "run_dir=sweep", *launcher)
+def test_jobs_of_a_launcher(fresh_script: Callable[..., Ended], tmp_path: Path, launcher: list[str]) -> None:
+    """In a fresh interpreter: in a forked process joblib's workers do not start."""
+    ended = fresh_script("train.py", "--multirun", *SMALL, "seed=0,1", "run_dir=sweep", *launcher)
     assert ended.returncode == 0, ended.stderr
     assert "| 0 | seed=0 | finished |" in ended.stdout
     assert "| 1 | seed=1 | finished |" in ended.stdout

@@ -128,8 +128,8 @@ def test_stopped_in_any_hook(cfg: DictConfig, whole: Path, tmp_path: Path, hook:
 def test_killed_twenty_times_at_random(cfg: DictConfig, tmp_path: Path) -> None:
     num_images = 320 * 32
     moments, last = random.Random(0), tmp_path / "killed" / "checkpoints" / "last.ckpt"
-    whole = Process(fit, cfg, tmp_path / "whole", None, num_images, folder=tmp_path)
-    assert whole.wait().returncode == 0, whole.log.read_text()
+    ended = Process(fit, cfg, tmp_path / "whole", None, num_images, folder=tmp_path).wait()
+    assert ended.returncode == 0, ended.output
     for _ in range(20):
         before = last.stat().st_mtime_ns if last.exists() else 0
         process = Process(fit, cfg, tmp_path / "killed", None, num_images, folder=tmp_path)

@@ -10,17 +10,18 @@ import pytest
 import scipy.linalg
 import scipy.special
 import torch
-import torch.multiprocessing as mp
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from imagegen.data.module import from_uint8
+from imagegen.metrics import accuracy
 from imagegen.metrics.features import FeatureNetwork, extract
 from imagegen.metrics.generation import GenerationScores, SampleError
 from imagegen.metrics.reference import Reference
 from imagegen.models.base import GenerativeModel
 from imagegen.networks.residual_classifier import ResidualClassifier
 from imagegen.objectives.lr_schedules import constant
+from tests.forked import Process
 
 FIRST_SEED = 40
 NUM_REAL, NUM_SAMPLES = 130, 101
@@ -166,7 +167,6 @@ def test_seeds_count_up_from_the_given_one_and_ranks_share_them(scores: Generati
 
 def _draw_and_score(rank: int, world_size: int, folder: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size)
-    torch.set_num_threads(1)
     scores = GenerationScores(make_reference(make_features()), FIRST_SEED)
     model = KnownImages(FAKE)
     images, _ = scores.draw(model, NUM_SAMPLES, rank, world_size)
@@ -175,7 +175,9 @@ def _draw_and_score(rank: int, world_size: int, folder: str) -> None:
 
 
 def test_two_ranks_share_the_drawing_and_find_the_scores_of_one(scores: GenerationScores, tmp_path: Path) -> None:
-    mp.spawn(_draw_and_score, (2, str(tmp_path)), nprocs=2)
+    processes = [Process(_draw_and_score, rank, 2, str(tmp_path), folder=tmp_path) for rank in range(2)]
+    for ended in [process.wait() for process in processes]:
+        assert ended.returncode == 0, ended.output
     expected = scores.score(scores.draw(KnownImages(FAKE), NUM_SAMPLES)[0])
     found = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
     assert found[0][1] + found[1][1] == list(range(FIRST_SEED, FIRST_SEED + NUM_SAMPLES))
@@ -184,6 +186,13 @@ def test_two_ranks_share_the_drawing_and_find_the_scores_of_one(scores: Generati
         assert values == pytest.approx(expected, rel=1e-6, nan_ok=True)
 
 
+@pytest.fixture
+def _short_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the classifier that measures the accuracy: how good it gets does not matter here."""
+    monkeypatch.setattr(accuracy, "NUM_STEPS", 5)
+
+
+@pytest.mark.usefixtures("_short_training")
 def test_the_global_random_state_is_left_alone(features: FeatureNetwork) -> None:
     scores = GenerationScores(make_reference(features), FIRST_SEED, has_accuracy=True)
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()
@@ -193,6 +202,7 @@ def test_the_global_random_state_is_left_alone(features: FeatureNetwork) -> None
     assert all(np.array_equal(x, y) for x, y in zip(numpy_state, after, strict=True))
 
 
+@pytest.mark.usefixtures("_short_training")
 def test_accuracy_is_measured_only_where_there_are_labels(features: FeatureNetwork) -> None:
     scores = GenerationScores(make_reference(features), FIRST_SEED, has_accuracy=True)
     assert "classification_accuracy" not in scores.score(FAKE)

@@ -8,14 +8,15 @@ from the wrong weights or trained on the wrong objective misses it by far: one s
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-Script = Callable[..., "subprocess.CompletedProcess[str]"]
+from tests.forked import Ended
+
+Script = Callable[..., Ended]
 
 
 class Band(NamedTuple):
