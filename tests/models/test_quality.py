@@ -46,18 +46,18 @@ BANDS = {
     "edm": Band(10_000, "fid", 58.0),  # seen 39.21
     "flow_matching": Band(10_000, "fid", 38.0),  # seen 24.25
     "gan": Band(150_000, "fid", 160.0),  # seen 99.67
-    "gated_pixelcnn": Band(10_000, "fid", 70.0),
+    "gated_pixelcnn": Band(10_000, "fid", 40.0),  # seen 21.11
     "gmm": Band(12_000, "fid", 50.0),  # seen 29.43
     "hvae": Band(30_000, "fid", 95.0),  # seen 56.9
-    "image_transformer": Band(6_000, "fid", 120.0),
+    "image_transformer": Band(6_000, "bits_per_dim", 3.94),  # seen 3.794
     "improved_ddpm": Band(12_000, "fid", 78.0, NARROW),  # seen 47.8
     "iwae": Band(50_000, "fid", 170.0),  # seen 111.2
-    "latent_diffusion": Band(32_000, "fid", 65.0),  # seen 40.63
+    "latent_diffusion": Band(32_000, "fid", 75.0),  # seen 46.06
     "lsgan": Band(40_000, "fid", 95.0),  # seen 57.89
     "pixelcnn": Band(10_000, "bits_per_dim", 2.2),  # seen 2.05
     "pixelcnn_pp": Band(8_000, "fid", 60.0),  # seen 37.93
     "pixelrnn": Band(8_000, "bits_per_dim", 2.4),  # seen 2.18
-    "pixelsnail": Band(8_000, "fid", 70.0),
+    "pixelsnail": Band(10_000, "fid", 80.0),  # seen 57.67 after 8,000
     "progan": Band(50_000, "fid", 70.0),  # seen 42.12
     "r3gan": Band(16_000, "fid", 95.0),  # seen 57.97
     "sagan": Band(80_000, "fid", 95.0, NARROW_PAIR),  # seen 57.21
