@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from imagegen.leaderboard import SHEET_WIDTH
 from tests import forked
 
 Script = Callable[..., forked.Ended]
@@ -120,6 +121,12 @@ def test_the_leaderboard_gathers_runs(fresh_script: Script, trained: Path, tmp_p
     result = fresh_script("-m", "imagegen.leaderboard", str(trained.parent), "--out", "table.md")
     assert result.returncode == 0, result.stderr
     assert "| vae |" in (tmp_path / "table.md").read_text()
+    result = fresh_script("-m", "imagegen.leaderboard", str(trained.parent), "--samples", "samples.png")
+    assert result.returncode == 0, result.stderr
+    with Image.open(tmp_path / "samples.png") as picture:
+        assert picture.width == SHEET_WIDTH
+        assert picture.height >= 60
+        assert np.asarray(picture)[:, -400:].std() > 20  # images, not a blank
 
 
 def test_a_run_goes_on_where_another_ended(script: Script, trained: Path, tmp_path: Path) -> None:
