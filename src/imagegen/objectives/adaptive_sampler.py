@@ -31,21 +31,19 @@ def adaptive(
     end = times.new_tensor(last_time) if is_to_data else times[-1]
     t = times[0].expand(len(x)).clone()
     step = 0.1 * (t - end)
-    x, slope = x.clone(), _slope(denoiser, x, t, schedule)
+    slope = _slope(denoiser, x, t, schedule)
     for _ in range(MAX_ROUNDS):
-        rows = (t > end).nonzero()[:, 0]
-        if not len(rows):
+        if not (t > end).any():
             break
-        h = -torch.minimum(step[rows], t[rows] - end)
-        new, new_slope, error = _try(denoiser, x[rows], t[rows], h, slope[rows], schedule)
-        scale = tolerance * (1 + torch.maximum(x[rows].abs(), new.abs()))
+        h = -torch.minimum(step, t - end)  # 0 for images that are done: a denoiser knows the whole batch or nothing
+        new, new_slope, error = _try(denoiser, x, t, h, slope, schedule)
+        scale = tolerance * (1 + torch.maximum(x.abs(), new.abs()))
         ratio = (error / scale).square().flatten(1).mean(1).sqrt()
         good = ratio <= 1
-        taken = rows[good]
-        is_last = -h[good] >= t[taken] - end
-        t[taken] = torch.where(is_last, end, t[taken] + h[good])
-        x[taken], slope[taken] = new[good], new_slope[good]
-        step[rows] = -h * (0.9 * ratio.clamp(min=1e-6) ** (-1 / 3)).clamp(0.2, 5.0)
+        t = torch.where(good, torch.where(-h >= t - end, end, t + h), t)
+        is_taken = good[:, None, None, None]
+        x, slope = torch.where(is_taken, new, x), torch.where(is_taken, new_slope, slope)
+        step = -h * (0.9 * ratio.clamp(min=1e-6) ** (-1 / 3)).clamp(0.2, 5.0)
     else:
         raise RuntimeError(f"adaptive: not done after {MAX_ROUNDS} steps; raise the tolerance {tolerance:g}")
     return denoiser(x, end) if is_to_data else x
