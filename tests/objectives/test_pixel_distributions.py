@@ -128,3 +128,15 @@ def test_inverse_cdf_by_hand() -> None:
     assert many.min() >= 0
     assert many.max() <= 255
     assert many.float().mean().item() == pytest.approx(127.5, abs=3)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e2, 1e4])
+def test_whatever_a_network_says_the_gradient_of_a_mixture_is_finite(scale: float) -> None:
+    distribution = LogisticMixture()
+    images = torch.tensor([-1.0, 1.0, 1 / 255, 0.5]).mul(127.5).round().div(127.5).view(1, 1, 2, 2)
+    parameters = (scale * torch.randn(1, distribution.num_parameters(1), 1, 2, 2)).requires_grad_()
+    log_prob = distribution.log_prob(images, parameters)
+    log_prob.sum().backward()
+    assert log_prob.isfinite().all()
+    assert parameters.grad is not None
+    assert parameters.grad.isfinite().all()

@@ -17,6 +17,7 @@ from imagegen.objectives.likelihoods import NUM_LEVELS, from_levels, levels, log
 
 NumLevels = Annotated[int, Field(ge=2)]
 MIN_LOG_SCALE = -7.0  # a logistic far narrower than a level
+MAX_LOG_SCALE = 7.0  # far wider than all levels together; far above, the chance of a level is no longer a number
 
 
 class PixelDistribution(Protocol):
@@ -134,7 +135,7 @@ class LogisticMixture:
         )
         spread = torch.linspace(-1, 1, self.num_mixtures + 2, dtype=parameters.dtype, device=parameters.device)[1:-1]
         width = torch.tensor(1.0 / self.num_mixtures, dtype=parameters.dtype).log()
-        log_scales = (log_scales + width).clamp(min=MIN_LOG_SCALE)
+        log_scales = (log_scales + width).clamp(MIN_LOG_SCALE, MAX_LOG_SCALE)
         return logits[..., 0, :], means + spread, log_scales, torch.tanh(coefficients)
 
     def _mean(self, channel: int, means: Tensor, coefficients: Tensor, before: Tensor) -> Tensor:
