@@ -274,7 +274,7 @@ def test_build_passes_plain_lists() -> None:
     ("changes", "words"),
     [
         # ValueError of ours, two levels down
-        ({"network": {"_target_": "imagegen.networks.unet.UNet", "image_shape": [1, 9, 9]}}, "9x9 must divide by 2"),
+        ({"network": {"_target_": "imagegen.networks.unet.UNet", "image_shape": [1, 17, 17]}}, "17x17 must divide"),
         # ValueError of PyTorch
         ({"network": {"_target_": "torch.optim.Adam", "params": []}}, "empty parameter list"),
         # TypeError of PyTorch
