@@ -187,11 +187,16 @@ class GAN(GenerativeModel):
     def discriminator_terms(self, images: Tensor, fakes: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
         """The discriminator's loss for images and fakes (N, C, H, W), and the share of pairs that it tells apart."""
         # Two passes: batch normalisation over both kinds at once would tell the kinds apart.
-        real_logits, fake_logits = (self.discriminator(batch, labels).float() for batch in (images, fakes))
+        real_logits, fake_logits = (self._logits(batch, labels) for batch in (images, fakes))
         return {
             "discriminator_loss": self.objective.discriminator_loss(real_logits, fake_logits),
             "discriminator_accuracy": (real_logits.detach() > fake_logits.detach()).float().mean(),
         }
+
+    def _logits(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        """Logits (N,) of images in float32, which autocast may leave in bf16, or in float64."""
+        logits: Tensor = self.discriminator(images, labels)
+        return logits if logits.dtype == torch.float64 else logits.float()
 
     def _judge(self, labels: Tensor | None, images: Tensor) -> Tensor:
         repeated = None if labels is None else labels.repeat(len(images) // len(labels))
@@ -203,8 +208,8 @@ class GAN(GenerativeModel):
         real_logits = None
         if self.objective.pairs:
             with torch.no_grad():
-                real_logits = self.discriminator(self.augment(images), labels).float()
-        return self.objective.generator_loss(self.discriminator(self.augment(fakes), labels).float(), real_logits)
+                real_logits = self._logits(self.augment(images), labels)
+        return self.objective.generator_loss(self._logits(self.augment(fakes), labels), real_logits)
 
     def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Both losses of the game; `loss` is their sum, which nobody minimises: each network has its own step."""
