@@ -47,7 +47,7 @@ def test_train_leaves_everything_in_its_run_folder(script: Script, tmp_path: Pat
     assert scores["images_seen"] >= 2000
     assert scores["test/fid"] > 0
     assert scores["test/inception_score"] >= 1
-    assert scores["protocol"]["num_function_evaluations"] == 6
+    assert scores["protocol"]["num_function_evaluations"] == 8
     assert scores["protocol"]["num_real"] == 300
     assert len(scores["protocol"]["features_sha256"]) == 64
     for name in ("run_dir", "images_seen", "test/fid", "protocol"):
