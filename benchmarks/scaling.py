@@ -32,7 +32,6 @@ started = time.perf_counter()
 budget = imagegen.callbacks.Budget
 begin = budget.on_train_batch_start
 def said(*args):
-    budget.on_train_batch_start = begin
     print(f"first step after {time.perf_counter() - started} s", flush=True)
     begin(*args)
 budget.on_train_batch_start = said
@@ -78,7 +77,7 @@ def resume(folder: Path, images: int) -> tuple[float, float]:
     run("model=diffusion", f"trainer.max_images={images}", f"run_dir={path}", *QUIET)
     more = [f"resume={path}", f"trainer.max_images={images + 640}"]
     _, output = run(*more, program=["-c", FIRST_STEP])
-    [seconds] = STEP.findall(output)
+    seconds = STEP.findall(output)[0]  # of every step
     checkpoint = torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)
     start = time.perf_counter()
     for _ in range(5):
