@@ -77,7 +77,7 @@ def resume(folder: Path, images: int) -> tuple[float, float]:
     run("model=diffusion", f"trainer.max_images={images}", f"run_dir={path}", *QUIET)
     more = [f"resume={path}", f"trainer.max_images={images + 640}"]
     _, output = run(*more, program=["-c", FIRST_STEP])
-    seconds = STEP.findall(output)[0]  # of every step
+    seconds = STEP.findall(output)[0]  # it is said at every step
     checkpoint = torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)
     start = time.perf_counter()
     for _ in range(5):

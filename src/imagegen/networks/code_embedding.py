@@ -15,7 +15,7 @@ class CodeNetwork(nn.Module):
 
     Like the network itself it maps pictures of one channel (N, 1, H, W), whose values in [-1, 1] stand for the codes 0
     to `num_parameters - 1`, to logits (N, P, 1, H, W), and `start` opens a cache. Neighbouring indices have nothing in
-    common, so from their values alone a network would have to tell 256 cases apart on one axis.
+    common, so from their values alone a network would have to tell all of them apart on one axis.
     """
 
     def __init__(
