@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from imagegen.data import ImageDataModule
+from imagegen.data import DataError, ImageDataModule
 from imagegen.data.module import BatchLoader, from_uint8, to_uint8
 
 
@@ -133,14 +133,16 @@ def test_loader_errors() -> None:
         make_loader().load_state_dict({"epoch": 0, "batches": 7})
 
 
-def make_module(image_shape=(1, 2, 2), num_classes: int = 10, batch_size: int = 4, data_dir=None) -> ImageDataModule:
+def make_module(
+    image_shape=(1, 2, 2), num_classes: int = 10, batch_size: int = 4, data_dir=None, **options
+) -> ImageDataModule:
     def read(folder: Path | None) -> dict[str, tuple[Tensor, Tensor]]:
         calls.append(folder)
         images = torch.arange(10, dtype=torch.uint8)[:, None, None, None].expand(10, 1, 2, 2).contiguous()
         return dict.fromkeys(("train", "val", "test"), (images, torch.arange(10)))
 
     calls: list[Path | None] = []
-    module = ImageDataModule("toy", read, image_shape, num_classes, 256, batch_size, data_dir)
+    module = ImageDataModule("toy", read, image_shape, num_classes, 256, batch_size, data_dir, **options)
     module.calls = calls
     return module
 
@@ -173,11 +175,30 @@ def test_data_module_errors() -> None:
         make_module(batch_size=0)
     with pytest.raises(ValueError, match="image_shape must be"):
         make_module((2, 2))
-    with pytest.raises(ValueError, match=r"toy: image_shape is \(3, 2, 2\), but train has \(1, 2, 2\)"):
+    with pytest.raises(DataError, match=r"toy: image_shape is \(3, 2, 2\), but train has \(1, 2, 2\)"):
         make_module((3, 2, 2)).setup("fit")
     for wrong in (9, 11):
-        with pytest.raises(ValueError, match=f"toy: num_classes is {wrong}, but the labels have 10"):
+        with pytest.raises(DataError, match=f"toy: num_classes is {wrong}, but the labels have 10"):
             make_module(num_classes=wrong).setup("fit")
+
+
+def test_few_training_images_are_the_same_ones_in_every_run() -> None:
+    few = []
+    for seed in (0, 1):
+        module = make_module(num_train_images=6, batch_size=2, seed=seed)
+        module.setup()
+        assert (module.num_train, len(module.train_dataloader())) == (6, 3)
+        few.append(module.splits["train"])
+        whole = make_module()
+        whole.setup()
+        assert all(module.splits[name][0].equal(whole.splits[name][0]) for name in ("val", "test"))
+        images, labels = whole.splits["train"]
+        rows = [next(i for i, row in enumerate(images) if row.equal(image)) for image in module.splits["train"][0]]
+        assert len(set(rows)) == 6
+        assert labels[rows].equal(module.splits["train"][1])
+    assert few[0][0].equal(few[1][0])
+    with pytest.raises(DataError, match="num_train_images is 1000, but there are"):
+        make_module(num_train_images=1000).setup()
 
 
 def grey_splits(_: Path | None) -> dict[str, tuple[Tensor, Tensor]]:

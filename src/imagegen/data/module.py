@@ -11,6 +11,8 @@ from pydantic import PositiveInt
 from torch import Tensor
 from torch.utils.data import BatchSampler, Sampler
 
+from imagegen.data.download import DataError
+
 Splits = dict[str, tuple[Tensor, Tensor]]
 
 
@@ -157,9 +159,11 @@ class ImageDataModule(LightningDataModule):
     `binarize` makes each pixel black or white with its grey level as the probability of white (Salakhutdinov & Murray
     2008): `fixed` once, by a seed of its own; `dynamic` anew in each training step, fixed for validation and test.
     `num_levels` says to likelihoods how many values a pixel can then have: 2, and otherwise 256.
+    `num_train_images` are used of the training images, the same ones in every run: what can be learned from few?
     """
 
     BINARIZE_SEED = 0
+    CHOICE_SEED = 0
 
     def __init__(
         self,
@@ -172,6 +176,7 @@ class ImageDataModule(LightningDataModule):
         data_dir: str | Path | None = None,
         seed: int = 0,
         binarize: Literal["fixed", "dynamic"] | None = None,
+        num_train_images: PositiveInt | None = None,
     ) -> None:
         """Store the settings; nothing is read before `prepare_data` or `setup`.
 
@@ -199,6 +204,7 @@ class ImageDataModule(LightningDataModule):
         self.data_dir = Path(data_dir) if data_dir else None
         self.seed = seed
         self.binarize = binarize
+        self.num_train_images = num_train_images
         self.splits: Splits = {}
 
     @property
@@ -215,8 +221,8 @@ class ImageDataModule(LightningDataModule):
         """Read, unless this process has done so.
 
         Raises:
-            ValueError: the data do not have the image shape or the number of classes that were configured.
-            DataError: files are missing or damaged.
+            DataError: files are missing or damaged, or the data do not have the image shape, the number of classes or
+                as many training images as configured.
 
         """
         if not self.splits:
@@ -226,12 +232,24 @@ class ImageDataModule(LightningDataModule):
         splits = self.read(self.data_dir)
         for split, (images, _) in splits.items():
             if tuple(images.shape[1:]) != self.image_shape:
-                raise ValueError(
+                raise DataError(
                     f"data {self.name}: image_shape is {self.image_shape}, but {split} has {tuple(images.shape[1:])}"
                 )
         num_classes = 1 + max(int(labels.max()) for _, labels in splits.values())
         if num_classes != self.num_classes:
-            raise ValueError(f"data {self.name}: num_classes is {self.num_classes}, but the labels have {num_classes}")
+            raise DataError(
+                f"data {self.name}: num_classes is {self.num_classes}, but the labels have {num_classes}; "
+                f"set data.num_classes={num_classes}"
+            )
+        if self.num_train_images is not None:
+            images, labels = splits["train"]
+            if self.num_train_images > len(images):
+                raise DataError(
+                    f"data {self.name}: num_train_images is {self.num_train_images}, but there are {len(images)}"
+                )
+            order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.CHOICE_SEED))
+            chosen = order[: self.num_train_images].sort().values
+            splits["train"] = images[chosen], labels[chosen]
         if self.binarize is not None:
             generator = torch.Generator().manual_seed(self.BINARIZE_SEED)
             for split in ("test", "val", "train"):

@@ -1,4 +1,4 @@
-"""Classification accuracy score: how well real images are classified by what was learned from samples alone."""
+"""Classification accuracy score: how well real images are classified by what was learned from samples."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from imagegen.data.module import from_uint8
-from imagegen.networks.residual_classifier import ResidualClassifier
+from imagegen.networks.convolutional_classifier import ConvolutionalClassifier
 
-NUM_STEPS, BATCH_SIZE, WIDTH, LR = 200, 64, 32, 4e-3
+VERSION = 2  # of the recipe: what was measured by another is not to be compared
+NUM_STEPS, BATCH_SIZE, WIDTH, LR = 400, 64, 32, 4e-3
 
 
 def classification_accuracy(
@@ -19,26 +20,36 @@ def classification_accuracy(
 ) -> tuple[float, float]:
     """Accuracy on test images of a small classifier trained on images (N, C, H, W) and labels (N,), and its error.
 
-    Ravuri & Vinyals 2019 (arXiv:1905.10887) with a network that takes a processor seconds: a residual network of width
-    32, 200 steps of AdamW on batches of 64. All images are uint8. The global random state is left alone.
+    Ravuri & Vinyals 2019 (arXiv:1905.10887) with a network that takes a processor seconds: convolutions of width 32,
+    400 steps of AdamW on batches of 64, in float32 everywhere. All images are uint8. The global random state is left
+    alone.
     """
     device = images.device
     labels, num_classes = labels.to(device), 1 + int(test_labels.max())
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        network = ResidualClassifier(images.shape[1:], num_classes, WIDTH, 2 * WIDTH, dropout=0.2).to(device)
+        network = ConvolutionalClassifier(images.shape[1:], num_classes, WIDTH, dropout=0.2).to(device)
         optimizer = torch.optim.AdamW(network.parameters(), lr=LR, weight_decay=0.05, fused=True)
         for step in range(NUM_STEPS):
             rows = torch.randint(len(images), (BATCH_SIZE,)).to(device)
             optimizer.param_groups[0]["lr"] = LR * 0.5 * (1 + math.cos(math.pi * step / NUM_STEPS))
-            with torch.autocast(device.type, torch.bfloat16):
-                logits = network(from_uint8(images[rows]))
-            loss = F.cross_entropy(logits.float(), labels[rows])
+            loss = F.cross_entropy(network(from_uint8(images[rows])), labels[rows])
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     network.eval()
-    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+    with torch.no_grad():
         found = torch.cat([network(from_uint8(batch.to(device))).argmax(1) for batch in torch.split(test_images, 1000)])
     accuracy = float((found == test_labels.to(device)).double().mean())
     return accuracy, math.sqrt(accuracy * (1 - accuracy) / len(test_labels))
+
+
+def joined(images: Tensor, labels: Tensor, more_images: Tensor, more_labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Two sets of images and labels in one, the smaller repeated until it has as many rows as the other."""
+    size = max(len(images), len(more_images))
+    parts = [(images, labels), (more_images.to(images.device), more_labels.to(labels.device))]
+    rows = [torch.arange(size, device=images.device) % len(part[0]) for part in parts]
+    return (
+        torch.cat([part[0][chosen] for part, chosen in zip(parts, rows, strict=True)]),
+        torch.cat([part[1][chosen] for part, chosen in zip(parts, rows, strict=True)]),
+    )

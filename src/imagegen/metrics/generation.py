@@ -13,7 +13,7 @@ from torch import Tensor
 from torchmetrics.image.inception import InceptionScore
 
 from imagegen.data.module import to_uint8
-from imagegen.metrics.accuracy import classification_accuracy
+from imagegen.metrics.accuracy import classification_accuracy, joined
 from imagegen.metrics.classes import ClassCoverage, class_spread
 from imagegen.metrics.features import extract
 from imagegen.metrics.frechet import (
@@ -146,10 +146,14 @@ class GenerationScores:
     def _accuracy(self, images: Tensor, labels: Tensor) -> dict[str, float]:
         real, real_labels = self.reference.images, self.reference.labels
         accuracy, error = classification_accuracy(images, labels, real, real_labels, self.seed)
+        both = joined(*self.reference.some_of_train(len(images), self.seed), images, labels)
+        enlarged, enlarged_error = classification_accuracy(*both, real, real_labels, self.seed)
         return {
             "classification_accuracy": accuracy,
             "classification_accuracy_se": error,
             "classification_accuracy_real": self.reference.classification_accuracy(len(images), self.seed),
+            "classification_accuracy_enlarged": enlarged,
+            "classification_accuracy_enlarged_se": enlarged_error,
         }
 
     def protocol(self, num_samples: int) -> dict[str, Any]:

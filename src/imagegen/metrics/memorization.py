@@ -37,8 +37,9 @@ def nearest(rows: Tensor, others: Tensor, block_size: int = 500) -> tuple[Tensor
 
 
 def _has_int8_products(rows: Tensor) -> bool:
-    has_onednn = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
-    return rows.dtype == torch.uint8 and rows.device.type == "cpu" and has_onednn
+    # Where the processor has no instructions for them they take 16 times as long as float32.
+    is_fast = torch.cpu._is_vnni_supported() and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return rows.dtype == torch.uint8 and rows.device.type == "cpu" and bool(is_fast)
 
 
 class _Levels:

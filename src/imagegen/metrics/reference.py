@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from imagegen.data.module import Splits
+from imagegen.metrics.accuracy import VERSION as ACCURACY_VERSION
 from imagegen.metrics.accuracy import classification_accuracy
 from imagegen.metrics.features import FeatureNetwork, extract
 from imagegen.metrics.frechet import covariance_factor, mean_and_covariance
@@ -76,18 +77,22 @@ class Reference:
 
         return self._cached(f"held_out_{space}", [self.split, "train"], measure)["distances"]
 
-    def classification_accuracy(self, num_samples: int, seed: int) -> float:
-        """What `num_samples` training images give in place of samples."""
+    def some_of_train(self, num_images: int, seed: int) -> tuple[Tensor, Tensor]:
+        """At most `num_images` training images and their labels, on the device, chosen by the seed."""
         images, labels = self.splits["train"]
+        rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:num_images]
+        return images[rows].to(self.device), labels[rows].to(self.device)
+
+    def classification_accuracy(self, num_images: int, seed: int) -> float:
+        """What `some_of_train` give in place of samples."""
 
         def train() -> dict[str, Tensor]:
-            rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:num_samples]
-            value = classification_accuracy(
-                images[rows].to(self.device), labels[rows].to(self.device), self.images, self.labels, seed
-            )[0]
+            images, labels = self.some_of_train(num_images, seed)
+            value = classification_accuracy(images, labels, self.images, self.labels, seed)[0]
             return {"accuracy": torch.tensor(value, dtype=torch.float64)}
 
-        return float(self._cached(f"accuracy_{num_samples}_{seed}", ["train", self.split], train)["accuracy"])
+        what = f"accuracy_{ACCURACY_VERSION}_{num_images}_{seed}"
+        return float(self._cached(what, ["train", self.split], train)["accuracy"])
 
     def _extracted(self, split: str) -> dict[str, Tensor]:
         def run() -> dict[str, Tensor]:
