@@ -52,7 +52,8 @@ class GenerationMetrics(Callback):
             self.features = self.source.load(data.name, data.num_classes)
             if self.features is None and self.source.source and stage != "validate" and trainer.is_global_zero:
                 print(
-                    f"no feature network for data '{data.name}', so no FID: train one, python train.py model=classifier"
+                    f"no feature network for data '{data.name}', so no FID: metrics/features=inception, or train one "
+                    f"with model=classifier and give metrics.features.source=<run>/classifier.safetensors"
                 )
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:

@@ -23,8 +23,8 @@ def read(data_dir: Path | None, image_shape: Sequence[int]) -> dict[str, tuple[T
 
     All pictures below `data_dir` are read, whatever the depth, but for hidden ones. Folders right in it are classes, in
     the order of their names; without any there is one class. The middle of each picture is cut out and shrunk
-    (Lanczos). A tenth is for the test and a twentieth for validation, chosen by a fixed seed from the sorted names, so that the
-    same files are always split alike.
+    (Lanczos). A tenth is for the test and a twentieth for validation, chosen by a fixed seed from the sorted names, so
+    that the same files are always split alike.
 
     Raises:
         DataError: no folder, fewer than twenty pictures, pictures both beside and in the folders of classes, or one
@@ -51,7 +51,7 @@ def read(data_dir: Path | None, image_shape: Sequence[int]) -> dict[str, tuple[T
         images = torch.stack([*tqdm(rows, "reading pictures", len(paths), leave=False, delay=2, disable=None)])
     order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(SPLIT_SEED))
     sizes = [max(1, round(share * len(paths))) for share in (TEST_SHARE, VAL_SHARE)]
-    test, val, train = order.split([*sizes, len(paths) - sum(sizes)])
+    test, val, train = order.split([*sizes, len(paths) - sum(sizes)])  # type: ignore[no-untyped-call]
     return {name: (images[rows], labels[rows]) for name, rows in (("train", train), ("val", val), ("test", test))}
 
 
