@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imagegen.data.digits import read
-from imagegen.networks.causal import Memory, PixelConv, RowConv
+from imagegen.networks.causal import Memory
+from imagegen.networks.causal_layers import PixelConv, RowConv
 from imagegen.networks.gated_pixelcnn import GatedPixelCNN
 from imagegen.objectives.pixel_distributions import Categorical
 

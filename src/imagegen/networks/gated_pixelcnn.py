@@ -8,7 +8,8 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from imagegen.networks.causal import CausalNetwork, LabelBias, Memory, PixelConv, RowConv
+from imagegen.networks.causal import CausalNetwork, Memory
+from imagegen.networks.causal_layers import LabelBias, PixelConv, RowConv
 
 FIRST_KERNEL_SIZE = 7
 

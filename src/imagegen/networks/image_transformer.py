@@ -9,7 +9,8 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from imagegen.networks.causal import CausalAttention, CausalNetwork, LabelBias, Memory, PixelConv, RowConv
+from imagegen.networks.causal import CausalNetwork, Memory
+from imagegen.networks.causal_layers import CausalAttention, LabelBias, PixelConv, RowConv
 
 
 class ImageTransformer(CausalNetwork):

@@ -10,7 +10,8 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from imagegen.networks.causal import CausalNetwork, GatedResidual, LabelBias, Memory, PixelConv, RowConv
+from imagegen.networks.causal import CausalNetwork, Memory
+from imagegen.networks.causal_layers import GatedResidual, LabelBias, PixelConv, RowConv
 
 MAX_HALVINGS = 2
 
