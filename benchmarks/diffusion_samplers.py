@@ -1,6 +1,7 @@
 """Quality against function evaluations: one diffusion model, drawn from by each sampler with more and more steps.
 
 python benchmarks/diffusion_samplers.py logs/mnist/diffusion/<time> [--samples 1000] [--out docs/diffusion_samplers.png]
+    [--evaluations 8 50 1000 --only own DDPM]
 """
 
 from __future__ import annotations
@@ -82,6 +83,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--evaluations", type=int, nargs="+", default=[3, 5, 9, 19, 39, 79])
+    parser.add_argument("--only", nargs="+", default=None, help="own (the model's), DDPM, DDIM, ..., adaptive")
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
     torch.set_flush_denormal(True)
@@ -91,8 +93,11 @@ def main() -> None:
     points: list[Point] = []
     print("| sampler | evaluations | FID | ms/image |\n|---|---|---|---|")
     tolerances = {f"adaptive, {tolerance:g}": tolerance for tolerance in (0.1, 0.03, 0.01)}
-    jobs = [(name, sampler, budget) for name, sampler in SAMPLERS.items() for budget in arguments.evaluations]
+    samplers = {"own": model.sampler, **SAMPLERS}
+    jobs = [(name, sampler, budget) for name, sampler in samplers.items() for budget in arguments.evaluations]
     jobs += [(name, partial(adaptive, tolerance=tolerance), 1) for name, tolerance in tolerances.items()]
+    if arguments.only is not None:
+        jobs = [job for job in jobs if job[0].split(",")[0] in arguments.only]
     for name, sampler, budget in jobs:
         num_steps = (budget + 1) // 2 if name.endswith("Heun") else budget
         point = measured(model, scores, arguments.samples, sampler, num_steps)
