@@ -7,12 +7,13 @@ import struct
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 
-from imagegen.data import DataError, cifar10, mnist
+from imagegen.data import DataError, cifar10, fashion_mnist, mnist
 
 Files = dict[str, bytes]
 TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = mnist.SHA256
@@ -50,9 +51,13 @@ def write(folder: Path, files: Files) -> Path:
     return folder
 
 
-def test_mnist_splits(tmp_path: Path, mnist_files: Files, mnist_arrays: dict[str, np.ndarray]) -> None:
-    write(tmp_path / "mnist", mnist_files)  # their checksums are not the official ones
-    splits = mnist.read(tmp_path)
+@pytest.mark.parametrize("module", [mnist, fashion_mnist])
+def test_mnist_splits(
+    module: ModuleType, tmp_path: Path, mnist_files: Files, mnist_arrays: dict[str, np.ndarray]
+) -> None:
+    folder = module.__name__.rpartition(".")[2]
+    write(tmp_path / folder, mnist_files)  # their checksums are not the official ones
+    splits = module.read(tmp_path)
     parts = {"train": ("train", 0, 55_000), "val": ("train", 55_000, 60_000), "test": ("test", 0, 10_000)}
     assert splits.keys() == parts.keys()
     for split, (source, start, stop) in parts.items():

@@ -1,11 +1,9 @@
-"""MNIST: 28x28 grey digits, 10 classes, in the four official idx files (LeCun, Cortes and Burges, 1998).
-
-Sets with the same file names and layout (Fashion-MNIST, KMNIST) can be read too, if their files are put in place.
-"""
+"""MNIST: 28x28 grey digits, 10 classes, in the four official idx files (LeCun, Cortes and Burges, 1998)."""
 
 import gzip
 import struct
 import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -39,10 +37,14 @@ def read(data_dir: Path | None) -> dict[str, tuple[Tensor, Tensor]]:
         DataError: a file is damaged, or is missing and cannot be downloaded.
 
     """
-    folder = resolve_data_dir(data_dir) / "mnist"
-    for name, sha256 in SHA256.items():
+    return read_files(resolve_data_dir(data_dir) / "mnist", MIRRORS, SHA256)
+
+
+def read_files(folder: Path, mirrors: Sequence[str], sha256: Mapping[str, str]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return what `read` does, of any set with the names and the layout of these files."""
+    for name, digest in sha256.items():
         if not (folder / name).exists():
-            download(folder / name, [mirror + name for mirror in MIRRORS], sha256)
+            download(folder / name, [mirror + name for mirror in mirrors], digest)
     images, labels = _read_pair(folder, "train", NUM_TRAIN)
     num_train = NUM_TRAIN - NUM_VAL
     return {
