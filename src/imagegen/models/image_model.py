@@ -54,6 +54,9 @@ class ImageModel(LightningModule):
         self.network = network
         self.ema = AveragedModel(network).requires_grad_(False)
         self._averaged_and_trained = [*self.ema.parameters()], [*network.parameters()]
+        pairs = zip(self.ema.module.modules(), network.modules(), strict=True)
+        self._with_buffers = [(average, trained) for average, trained in pairs if trained._buffers]
+        self._watched: dict[torch.optim.Optimizer, list[nn.Parameter]] = {}
         self.image_shape = tuple(image_shape)
         self.lr = lr
         self.optimizer = optimizer
@@ -127,12 +130,11 @@ class ImageModel(LightningModule):
         goes wrong; to look at all gradients would cost a small model a quarter of its step. Several processes do, so
         that they come to the same answer.
         """
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if self.trainer.world_size > 1:
+            gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
             total: Tensor | float = torch.stack(torch._foreach_norm(gradients)).sum()
         else:
-            biases = [gradient for gradient in gradients if gradient.ndim <= 1] or gradients
-            total = sum((gradient.sum() for gradient in (*biases[:1], *biases[-1:])), self._loss)
+            total = sum((p.grad.sum() for p in self._watch(optimizer)), self._loss)  # type: ignore[union-attr]
         self._loss = 0.0
         if math.isfinite(float(total)):
             self._num_bad_in_a_row = 0
@@ -147,22 +149,34 @@ class ImageModel(LightningModule):
                 f"gradients; last losses: {losses or 'none'}; try a smaller model.lr"
             )
 
+    def _watch(self, optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+        """The first and the last bias with gradients, looked for again where one of them has none any more."""
+        watched = self._watched.get(optimizer)
+        if watched is None or any(parameter.grad is None for parameter in watched):
+            found = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            biases = [parameter for parameter in found if parameter.ndim <= 1] or found
+            watched = self._watched[optimizer] = [*biases[:1], *biases[-1:]]
+        return watched
+
     def update_average(self) -> None:
         """Move the averaged weights towards the trained ones: part of the step, so that no checkpoint falls between."""
         half_life = max(min(self.ema_half_life, self.images_seen * self.EMA_RAMP), 1e-6)
         decay = 0.5 ** ((self.images_seen - self._averaged_at) / half_life)
         self._averaged_at = self.images_seen
-        # As AveragedModel.update_parameters, which searches all modules for parameters in each step.
+        # As AveragedModel.update_parameters, which searches all modules for parameters and buffers in each step.
         with torch.no_grad():
             torch._foreach_lerp_(*self._averaged_and_trained, 1 - decay)  # type: ignore[arg-type]
-            for average, buffer in zip(self.ema.module.buffers(), self.network.buffers(), strict=True):
-                average.copy_(buffer)
+            for average, trained in self._with_buffers:
+                for name, buffer in trained._buffers.items():
+                    if buffer is not None:
+                        average._buffers[name].copy_(buffer)  # type: ignore[union-attr]
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         if self._num_summed >= self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
             self._flush()
 
     def _flush(self) -> None:
+        self._watched.clear()  # a network that grows has another last bias
         means = {f"train/{name}": float(total / count) for name, (total, count) in self._sums.items()}
         self._num_summed = 0
         self._sums.clear()
