@@ -75,9 +75,14 @@ class GenerationMetrics(Callback):
                 reference, self.seed, is_full=is_test, has_accuracy=is_test and self.classification_accuracy
             )
         scores, num_samples = self.scores[split], self.num_samples[split]
+        is_told = split == "test" and trainer.is_global_zero  # which may take minutes
+        if is_told:
+            print(f"drawing {num_samples:,} images to be scored", flush=True)
         start = time.perf_counter()
         images, labels = scores.draw(pl_module, num_samples, trainer.global_rank, trainer.world_size)
         seconds = time.perf_counter() - start
+        if is_told:
+            print(f"drawn in {seconds:,.1f} s; comparing them with the {split} split", flush=True)
         values = scores.score(images, labels)
         self.costs = {
             "sampling_ms_per_image": 1000 * seconds / num_samples * trainer.world_size,
