@@ -147,13 +147,13 @@ class GenerationScores:
         real, real_labels = self.reference.images, self.reference.labels
         accuracy, error = classification_accuracy(images, labels, real, real_labels, self.seed)
         both = joined(*self.reference.some_of_train(len(images), self.seed), images, labels)
-        enlarged, enlarged_error = classification_accuracy(*both, real, real_labels, self.seed)
+        together, together_error = classification_accuracy(*both, real, real_labels, self.seed)
         return {
             "classification_accuracy": accuracy,
             "classification_accuracy_se": error,
             "classification_accuracy_real": self.reference.classification_accuracy(len(images), self.seed),
-            "classification_accuracy_enlarged": enlarged,
-            "classification_accuracy_enlarged_se": enlarged_error,
+            "classification_accuracy_both": together,
+            "classification_accuracy_both_se": together_error,
         }
 
     def protocol(self, num_samples: int) -> dict[str, Any]:
