@@ -172,6 +172,20 @@ def test_a_finished_run_goes_on_with_what_the_command_line_changes(run: Path) ->
     assert steps[-1] >= 4000
 
 
+def test_a_run_goes_on_from_its_checkpoint_and_with_another_part(tmp_path: Path) -> None:
+    budget = ["trainer.max_images=256", "val_every_images=256", "logger=csv", "metrics.num_test_samples=20"]
+    small = ["model=diffusion", "model.network.width=16", "metrics.num_val_samples=20", *budget]
+    ended = train(tmp_path, *small, "run_dir=run")
+    assert ended.returncode == 0, ended.output
+    changes = ["trainer.max_images=512", "model.num_steps=3", "sampler@model.sampler=heun"]
+    ended = train(tmp_path, "resume=run/checkpoints/last.ckpt", *changes)
+    assert ended.returncode == 0, ended.output
+    config = checkpoint(tmp_path / "run")["config"]
+    assert config["model"]["sampler"]["_target_"].endswith("samplers.heun")
+    assert config["model"]["num_steps"] == 3
+    assert config["model"]["network"]["width"] == 16
+
+
 def test_resume_auto_begins_goes_on_and_leaves_a_finished_run_alone(tmp_path: Path) -> None:
     process = start_long(tmp_path, "resume=auto")
     process.send(signal.SIGKILL)

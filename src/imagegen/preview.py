@@ -65,7 +65,7 @@ def preview(cfg: DictConfig) -> None:
 
     images_per_second = (NUM_STEPS - NUM_WARM) * cfg.data.batch_size / clock.seconds
     rows = {
-        "parameters": sum(parameter.numel() for parameter in model.network.parameters()),
+        "parameters": model.num_parameters,
         "FLOPs per image": f"{clock.flops:,} (a training step, convolutions and matrix products)",
         "memory": f"{peak_memory_mb(model.device):,.0f} MB",
         "images/s": f"{images_per_second:,.0f}, {trainer.precision} on {model.device.type}",

@@ -45,6 +45,8 @@ def complete(arguments: Sequence[str]) -> list[str]:
     """Add the model, data and so on of the run that `resume=` names, so that values of theirs may be overridden."""
     given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     folder = Path(given.get("resume", "auto"))
+    if folder.parent.name == "checkpoints":
+        folder = folder.parents[1]  # of a checkpoint
     overrides = read_json(folder / "status.json").get("overrides", [])
     return [*(text for text in overrides if _key(text) in GROUPS and _key(text) not in given), *arguments]
 
@@ -135,7 +137,8 @@ def _apply(cfg: DictConfig, composed: DictConfig, choices: dict[str, Any]) -> No
     for override in OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task)):
         key = override.key_or_group
         if override.package is not None or key in groups:
-            if choices.get(key) == groups.get(key):
+            choice = key if override.package is None else f"{key}@{override.package}"
+            if choices.get(choice) == groups.get(choice):
                 continue
             if key in WHOLE_CONFIG:
                 raise UserError(f"resume: {key}={groups[key]} cannot be added to a run; give its values one by one")

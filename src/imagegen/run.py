@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from lightning import seed_everything
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf, open_dict
 
@@ -53,6 +54,23 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 PEER_ERRORS = re.compile("gloo|nccl|tcpstore|connection (closed|reset)|pair closure", re.IGNORECASE)
 LAUNCH_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", RUN_DIR_VARIABLE)
 
+FROM_OUTSIDE = "run_dir: give one where the processes of a run are started from outside, as by torchrun or srun"
+
+
+def is_first_process() -> bool:
+    """Whether this is the first of all processes of a run: on all nodes, whatever has started them."""
+    if "RANK" in os.environ:  # torchrun
+        return os.environ["RANK"] == "0"
+    if SLURMEnvironment.detect():  # srun
+        return os.environ.get("SLURM_PROCID", "0") == "0"
+    return os.environ.get("NODE_RANK", "0") == os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def _has_peers() -> bool:
+    """Whether processes that this one has not started train with it."""
+    name = "SLURM_NTASKS" if SLURMEnvironment.detect() else "WORLD_SIZE"
+    return int(os.environ.get(name, "1")) > 1
+
 
 class Run:
     """A context in which a job runs: makes the run folder, keeps `status.json`, leaves nothing behind for the next job.
@@ -64,7 +82,7 @@ class Run:
     def __init__(self, start: Start) -> None:
         self.start = start
         self.cfg = start.cfg
-        self.is_first = int(os.environ.get("LOCAL_RANK", "0")) == 0
+        self.is_first = is_first_process()
         self.loggers: list[Any] = []
         self.scores: Mapping[str, Any] = {}
         self.started = time.time()
@@ -140,6 +158,8 @@ class Run:
         given = self.cfg.run_dir
         if self.start.in_place:
             return Path(given)
+        if given is None and _has_peers():
+            raise UserError(FROM_OUTSIDE)
         try:
             if given is not None:
                 path = Path(given)
@@ -161,7 +181,7 @@ class Run:
     def _folder_of_the_first(self) -> Path:
         path = os.environ.get(RUN_DIR_VARIABLE) or self.cfg.run_dir
         if path is None:
-            raise UserError("run_dir: give one where the processes of a run are started from outside, as by torchrun")
+            raise UserError(FROM_OUTSIDE)
         return Path(path)
 
     def _write_end(self, kind: type[BaseException] | None, error: BaseException | None) -> None:

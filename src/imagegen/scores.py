@@ -15,7 +15,7 @@ from imagegen.models.image_model import ImageModel
 def collect_scores(trainer: Trainer, model: ImageModel, **costs: Any) -> dict[str, Any]:
     """Scores of the test split, costs and protocol, as plain numbers and strings."""
     scores: dict[str, Any] = {"images_seen": model.images_seen, **costs}
-    scores["parameters"] = sum(parameter.numel() for parameter in model.network.parameters())
+    scores["parameters"] = model.num_parameters
     metrics = [callback for callback in trainer.callbacks if isinstance(callback, GenerationMetrics)]  # type: ignore[attr-defined]
     for callback in metrics:
         scores |= callback.costs

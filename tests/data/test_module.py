@@ -123,9 +123,9 @@ def test_loader_errors() -> None:
     for batch_size in (0, -1):
         with pytest.raises(ValueError, match=f"batch_size must be positive, got {batch_size}"):
             make_loader(batch_size=batch_size)
-    with pytest.raises(ValueError, match="batch_size 8 is more than the 7 images of rank 1"):
+    with pytest.raises(DataError, match="batch_size 8 is more than the 7 images of rank 1"):
         make_loader(15, 8, rank=1, world_size=2, drop_last=True)
-    with pytest.raises(ValueError, match="no batch"):
+    with pytest.raises(DataError, match="no batch"):
         make_loader(2, 8, rank=2, world_size=3)
     with pytest.raises(ValueError, match="rank"):
         make_loader(rank=2, world_size=2)

@@ -36,7 +36,7 @@ def read(data_dir: Path | None, image_shape: Sequence[int]) -> dict[str, tuple[T
     root = data_dir.expanduser()
     if not root.is_dir():
         raise DataError(f"data.data_dir: no folder {root}")
-    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and not _is_hidden(path, root))
+    paths = _paths(root)
     if len(paths) < MIN_IMAGES:
         endings = ", ".join(SUFFIXES)
         raise DataError(f"{root} holds {len(paths)} pictures ({endings}); at least {MIN_IMAGES} are needed")
@@ -46,13 +46,36 @@ def read(data_dir: Path | None, image_shape: Sequence[int]) -> dict[str, tuple[T
         raise DataError(f"{root}: {beside[0]} lies beside the folders of classes; move it into one of them")
     classes = sorted({parts[0] for parts in places if len(parts) > 1})
     labels = torch.tensor([classes.index(parts[0]) if classes else 0 for parts in places])
-    with ThreadPoolExecutor() as pool:  # decoding leaves the interpreter free
-        rows = pool.map(lambda path: _shrunk(path, image_shape), paths)
-        images = torch.stack([*tqdm(rows, "reading pictures", len(paths), leave=False, delay=2, disable=None)])
+    images = _all_shrunk(paths, image_shape)
     order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(SPLIT_SEED))
     sizes = [max(1, round(share * len(paths))) for share in (TEST_SHARE, VAL_SHARE)]
     test, val, train = order.split([*sizes, len(paths) - sum(sizes)])  # type: ignore[no-untyped-call]
     return {name: (images[rows], labels[rows]) for name, rows in (("train", train), ("val", val), ("test", test))}
+
+
+def read_pictures(path: Path, image_shape: Sequence[int]) -> Tensor:
+    """All pictures of a folder in the order of their names, or the one that `path` is: uint8 (N, C, H, W) in 0..255.
+
+    They are cropped, shrunk and made grey as those of `read`. Raises DataError if there is none, or one that cannot be
+    read.
+    """
+    root = path.expanduser()
+    if not root.exists():
+        raise DataError(f"no picture or folder {root}")
+    paths = _paths(root) if root.is_dir() else [root]
+    if not paths:
+        raise DataError(f"{root} holds no pictures ({', '.join(SUFFIXES)})")
+    return _all_shrunk(paths, image_shape)
+
+
+def _paths(root: Path) -> list[Path]:
+    return sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and not _is_hidden(path, root))
+
+
+def _all_shrunk(paths: Sequence[Path], image_shape: Sequence[int]) -> Tensor:
+    with ThreadPoolExecutor() as pool:  # decoding leaves the interpreter free
+        rows = pool.map(lambda path: _shrunk(path, image_shape), paths)
+        return torch.stack([*tqdm(rows, "reading pictures", len(paths), leave=False, delay=2, disable=None)])
 
 
 def _is_hidden(path: Path, root: Path) -> bool:

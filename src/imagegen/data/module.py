@@ -94,7 +94,8 @@ class BatchLoader:
         """Shard the images over the ranks.
 
         Raises:
-            ValueError: the batch size is not positive, `drop_last` would leave no batch, or the rank has no image.
+            ValueError: the batch size is not positive, or the rank has no image.
+            DataError: `drop_last` would leave no batch.
 
         """
         if batch_size <= 0:
@@ -105,7 +106,7 @@ class BatchLoader:
         # it would take this object for a DataLoader and ask for more.
         self.batch_sampler = BatchSampler(self._shard, batch_size, drop_last)
         if len(self) == 0:
-            raise ValueError(
+            raise DataError(
                 f"no batch: batch_size {batch_size} is more than the {len(self._shard)} images of rank {rank} "
                 f"({len(images)} images for {world_size} processes)"
             )

@@ -53,6 +53,10 @@ class DenoisingModel(GenerativeModel):
         """Bring x (N, C, H, W) from the first of `times` to the last."""
         raise NotImplementedError
 
+    def _times(self, num_steps: int | None = None) -> Tensor:
+        """The time grid of so many steps, by default the model's. Raises ValueError for fewer than one."""
+        raise NotImplementedError
+
     # Images of which something is known -----------------------------------------------------------------------------
 
     def restore(
@@ -63,18 +67,18 @@ class DenoisingModel(GenerativeModel):
         seed: int = 0,
         noise: float = OBSERVATION_NOISE,
         num_steps: int | None = None,
+        sampler: Sampler | None = None,
         **options: Any,
     ) -> Tensor:
         """Images (N, C, H, W) of which `observed` is what `observation` says, but for `noise`; image i by `seed + i`.
 
-        Of `options`, guidance and the sampler. Steps are those of the model, but at least 20.
+        `options` are those of guidance. Steps are those of the model, but at least 20, if none are given.
         """
         seeds = range(seed, seed + len(observed))
         num_steps = max(self.num_steps, self.MIN_RESTORATION_STEPS) if num_steps is None else num_steps
+        times = self._times(num_steps).to(observed)
 
         def draw() -> Tensor:
-            sampler = options.pop("sampler", None)
-            times = self.time_grid(num_steps).to(observed)
             denoiser = self.denoiser(self._classes(seeds, labels), **options)
             given = conditioned(denoiser, observation, observed, noise, self.noise_schedule)
             x = self.noise_schedule.sigma(times[0]) * self.noise(seeds, self.image_shape)
@@ -110,32 +114,45 @@ class DenoisingModel(GenerativeModel):
 
     # Images on their way --------------------------------------------------------------------------------------------
 
-    def denoise(self, images: Tensor, labels: Tensor | None = None, noise: float = 0.5, seed: int = 0) -> Tensor:
+    def denoise(
+        self, images: Tensor, labels: Tensor | None = None, noise: float = 0.5, seed: int = 0, **options: Any
+    ) -> Tensor:
         """Images (N, C, H, W) without the Gaussian noise of deviation `noise` that is in the given ones.
 
-        They are x_t / alpha_t for the t at which that is the noise level: the sampler goes on from there. Raises
-        ValueError if the noise is not above 0.
+        They are x_t / alpha_t for the t at which that is the noise level: the sampler goes on from there. `options`
+        are steps, sampler and guidance. Raises ValueError if the noise is not above 0.
         """
         if noise <= 0:
             raise ValueError(f"noise must be above 0, got {noise}")
         t = self.noise_schedule.time(torch.tensor(noise, dtype=torch.float64)).clamp(max=1.0).to(images)
-        return self._from(self.noise_schedule.alpha(t) * images, t, labels, seed)
+        return self._from(self.noise_schedule.alpha(t) * images, t, labels, seed, **options)
 
-    def vary(self, images: Tensor, strength: float, labels: Tensor | None = None, seed: int = 0) -> Tensor:
+    def vary(
+        self, images: Tensor, strength: float, labels: Tensor | None = None, seed: int = 0, **options: Any
+    ) -> Tensor:
         """Other images (N, C, H, W) like the given ones: noise is added up to the time `strength`, and taken away.
 
-        SDEdit (Meng et al. 2021, arXiv:2108.01073). Raises ValueError if the strength is not in (0, 1].
+        SDEdit (Meng et al. 2021, arXiv:2108.01073). `options` are steps, sampler and guidance. Raises ValueError if the strength is not in (0, 1].
         """
         if not 0 < strength <= 1:
             raise ValueError(f"strength must lie in (0, 1], got {strength}")
         t = torch.tensor(strength).to(images)
         noise = self.noise(range(seed, seed + len(images)), self.image_shape)
-        return self._from(self.noise_schedule.x_t(images, noise, t), t, labels, seed)
+        return self._from(self.noise_schedule.x_t(images, noise, t), t, labels, seed, **options)
 
-    def _from(self, x_t: Tensor, t: Tensor, labels: Tensor | None, seed: int) -> Tensor:
-        seeds, times = range(seed, seed + len(x_t)), t * self.time_grid(self.num_steps).to(x_t)
-        denoiser = self.denoiser(self._classes(seeds, labels))
-        return self._in_one_batch(lambda: self.solve(denoiser, x_t, times, seeds))
+    def _from(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        labels: Tensor | None,
+        seed: int,
+        num_steps: int | None = None,
+        sampler: Sampler | None = None,
+        **options: Any,
+    ) -> Tensor:
+        seeds, times = range(seed, seed + len(x_t)), t * self._times(num_steps).to(x_t)
+        denoiser = self.denoiser(self._classes(seeds, labels), **options)
+        return self._in_one_batch(lambda: self.solve(denoiser, x_t, times, seeds, sampler))
 
     def trajectory(
         self, num_samples: int, num_frames: int = 8, labels: Tensor | None = None, seed: int = 0, **options: Any
@@ -176,31 +193,45 @@ class DenoisingModel(GenerativeModel):
         num_steps: int = 60,
         num_probes: int = 2,
         seed: int = 0,
+        batch_size: int = 100,
     ) -> Likelihood:
         """Log likelihood of images (N, C, H, W) of so many levels, by the differential equation, and its errors.
 
-        Each level is spread evenly over its bin by the noise of `seed + i`. Steps shorten towards the data. Raises
-        ValueError for fewer than four steps, or two probes.
+        Each level is spread evenly over its bin by the noise of `seed + i`, whatever the batch. Steps shorten towards
+        the data. Raises ValueError for fewer than four steps, two probes, or a batch of none.
         """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if num_steps < 4 or num_probes < 2:
             raise ValueError(f"a likelihood needs 4 steps and 2 probes, got {num_steps} and {num_probes}")
-        seeds = range(seed, seed + len(images))
-        images = images + (self.uniforms(seeds, self.image_shape).to(images) - 0.5) * 2 / (num_levels - 1)
         first = self.noise_schedule.time(torch.tensor(self.FIRST_LEVEL, dtype=torch.float64)) ** (1 / self.STEP_POWER)
         times = torch.linspace(float(first), 1, num_steps + 1, dtype=torch.float64).pow(self.STEP_POWER).to(images)
-        classes = self._classes(seeds, labels)
         self.ema.eval()
+        parts = []
+        for start in range(0, len(images), batch_size):
+            part = slice(start, start + batch_size)
+            classes = None if labels is None else labels[part]
+            parts.append(self._log_densities(images[part], classes, num_levels, times, num_probes, seed + start))
+        nats, coarse = torch.cat(parts, 1).split([num_probes, 1])  # type: ignore[no-untyped-call]
+        probe_error = float(nats.std(0).square().mean().div(len(images) * num_probes).sqrt())
+        bins = math.prod(self.image_shape) * math.log(2 / (num_levels - 1))
+        return Likelihood(nats.mean(0) + bins, probe_error, abs(float((nats[0] - coarse).mean())))
+
+    def _log_densities(
+        self, images: Tensor, labels: Tensor | None, num_levels: int, times: Tensor, num_probes: int, seed: int
+    ) -> Tensor:
+        """Of images spread over the bins of their levels (num_probes + 1, N): the last by every second of the times."""
+        seeds = range(seed, seed + len(images))
+        images = images + (self.uniforms(seeds, self.image_shape).to(images) - 0.5) * 2 / (num_levels - 1)
+        classes = self._classes(seeds, labels)
 
         def estimate(probe: int, times: Tensor) -> Tensor:
             signs = self.noise(seeds, self.image_shape, stream=1 + probe).sign().to(images)
             with torch.autocast(images.device.type, enabled=False):
                 return log_density(self.denoiser(classes, 1.0), images, times, self.noise_schedule, signs)
 
-        nats = torch.stack([estimate(probe, times) for probe in range(num_probes)])
-        coarse = estimate(0, torch.cat([times[:-1:2], times[-1:]]))
-        probe_error = float(nats.std(0).square().mean().div(len(images) * num_probes).sqrt())
-        bins = math.prod(self.image_shape) * math.log(2 / (num_levels - 1))
-        return Likelihood(nats.mean(0) + bins, probe_error, abs(float((nats[0] - coarse).mean())))
+        every_second = torch.cat([times[:-1:2], times[-1:]])
+        return torch.stack([*(estimate(probe, times) for probe in range(num_probes)), estimate(0, every_second)])
 
     def log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """An estimate of the log likelihood of 8-bit images in nats (N,): that of `estimate_likelihood`."""
@@ -208,7 +239,9 @@ class DenoisingModel(GenerativeModel):
 
     def _classes(self, seeds: range, labels: Tensor | None) -> Tensor | None:
         """The labels a conditional model needs; an unconditional one ignores those of its images."""
-        return None if self.num_classes is None else self.sample_labels(seeds, labels)
+        if self.num_classes is None:
+            return None
+        return self.sample_labels(seeds, None if labels is None else labels.to(self.device))
 
     @torch.no_grad()
     def _in_one_batch(self, draw: Callable[[], Tensor]) -> Tensor:

@@ -81,6 +81,11 @@ class ImageModel(LightningModule):
         """The named terms reported on held-out images, by default those of `losses`."""
         return self.losses(images, labels)
 
+    @property
+    def num_parameters(self) -> int:
+        """Of the networks that draw or classify: a GAN's discriminator does not count."""
+        return sum(parameter.numel() for parameter in self.network.parameters())
+
     # How it is trained ----------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:

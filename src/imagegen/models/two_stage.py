@@ -28,6 +28,11 @@ class TwoStageModel(GenerativeModel):
         return self.progress >= self.autoencoder_share
 
     @property
+    def num_parameters(self) -> int:
+        """Of the autoencoder and of the prior."""
+        return super().num_parameters + self.prior.num_parameters
+
+    @property
     def schedule_progress(self) -> float:
         """The used share of the present stage."""
         if self.is_prior_stage:

@@ -16,6 +16,7 @@ its `correction`, the c of a difference y - A D.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,6 +27,7 @@ from torch.nn import functional as F
 from imagegen.objectives.noise_schedules import NoiseSchedule
 from imagegen.objectives.samplers import Denoiser
 
+Ask = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]  # denoised images and, maybe, a share of the variance
 MIN_ALPHA = 0.1  # below it the gradient of a network is mostly error
 
 
@@ -95,21 +97,38 @@ class Blurred:
         return filtered
 
 
-def conditioned(
-    denoiser: Denoiser, observation: Observation, observed: Tensor, noise: float, schedule: NoiseSchedule
-) -> Denoiser:
+class Conditioned:
     """A denoiser of images of which `observed` is known, but for noise of the deviation `noise` above 0."""
 
-    def denoise(x: Tensor, t: Tensor) -> Tensor:
+    def __init__(
+        self, denoiser: Denoiser, observation: Observation, observed: Tensor, noise: float, schedule: NoiseSchedule
+    ) -> None:
+        self.denoiser, self.schedule = denoiser, schedule
+        self.observation, self.observed, self.noise = observation, observed, noise
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        return self._corrected(lambda x, t: (self.denoiser(x, t), None), x, t)[0]
+
+    def with_variance_share(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The denoised images and where the variance lies, of a denoiser that says it."""
+        return self._corrected(self.denoiser.with_variance_share, x, t)  # type: ignore[attr-defined]
+
+    def _corrected(self, ask: Ask, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
         times = t.view(-1, 1, 1, 1)
-        alpha, sigma = schedule.alpha(times), schedule.sigma(times)
+        alpha, sigma = self.schedule.alpha(times), self.schedule.sigma(times)
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            denoised = denoiser(x, t)
+            denoised, share = ask(x, t)
             variance = sigma.square() / (alpha.square() + sigma.square())
-            difference = (observed - observation(denoised)).detach()
-            correction = observation.correction(difference, variance, noise**2)
+            difference = (self.observed - self.observation(denoised)).detach()
+            correction = self.observation.correction(difference, variance, self.noise**2)
             [moved] = torch.autograd.grad(denoised, x, correction)
-        return denoised.detach() + sigma.square() / alpha.clamp(min=MIN_ALPHA) * moved
+        corrected = denoised.detach() + sigma.square() / alpha.clamp(min=MIN_ALPHA) * moved
+        return corrected, None if share is None else share.detach()
 
-    return denoise
+
+def conditioned(
+    denoiser: Denoiser, observation: Observation, observed: Tensor, noise: float, schedule: NoiseSchedule
+) -> Conditioned:
+    """The denoiser, with what is `observed` of images taken into account: see `Conditioned`."""
+    return Conditioned(denoiser, observation, observed, noise, schedule)
