@@ -86,13 +86,15 @@ def test_checkpoint_alone_is_enough_to_evaluate_and_sample(
 
 
 def test_evaluate_repeats_the_scores_of_the_run(script: Script, tmp_path: Path) -> None:
-    result = script("train.py", "model=vae", "run_dir=here", "debug=default", "trainer.precision=32-true")
+    result = script("train.py", "model=cvae", "run_dir=here", "debug=default", "trainer.precision=32-true")
     assert result.returncode == 0, result.stderr
     result = script("evaluate.py", "ckpt=here", "num_samples=200", "trainer.precision=32-true", "out=again.json")
     assert result.returncode == 0, result.stderr
     first, again = (json.loads((tmp_path / name).read_text()) for name in ("here/scores.json", "again.json"))
     assert again["test/fid"] == pytest.approx(first["test/fid"], rel=1e-4)
     assert again["protocol"] == first["protocol"]
+    for name in ("classification_accuracy", "classification_accuracy_both"):  # by a classifier that is trained here
+        assert 0 < again[f"test/{name}"] <= 1
 
 
 def test_samples_in_a_file_get_the_scores_of_the_model_that_drew_them(

@@ -17,6 +17,13 @@ def test_real_digits_teach_nearly_everything() -> None:
     assert error == pytest.approx((accuracy * (1 - accuracy) / len(SPLITS["test"][0])) ** 0.5)
 
 
+def test_an_evaluation_without_gradients_gives_the_same() -> None:
+    with torch.inference_mode():
+        images, labels = (rows.clone() for rows in SPLITS["train"])
+        inside = classification_accuracy(images, labels, *SPLITS["test"], seed=0)
+    assert inside == classification_accuracy(*SPLITS["train"], *SPLITS["test"], seed=0)
+
+
 def test_wrong_labels_teach_nothing() -> None:
     images, labels = SPLITS["train"]
     shuffled = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]

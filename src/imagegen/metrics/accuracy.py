@@ -22,11 +22,12 @@ def classification_accuracy(
 
     Ravuri & Vinyals 2019 (arXiv:1905.10887) with a network that takes a processor seconds: convolutions of width 32,
     400 steps of AdamW on batches of 64, in float32 everywhere. All images are uint8. The global random state is left
-    alone.
+    alone, and it does not matter whether gradients are switched off, as in an evaluation.
     """
     device = images.device
     labels, num_classes = labels.to(device), 1 + int(test_labels.max())
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch.inference_mode(False), torch.enable_grad():
         torch.manual_seed(seed)
         network = ConvolutionalClassifier(images.shape[1:], num_classes, WIDTH, dropout=0.2).to(device)
         optimizer = torch.optim.AdamW(network.parameters(), lr=LR, weight_decay=0.05, fused=True)
