@@ -38,12 +38,19 @@ SMALL = {
 }
 
 
-def train(overrides: Sequence[str], folder: Path, world_size: int = 1, timeout: int = 60, **options: Any) -> None:
+def train(
+    overrides: Sequence[str],
+    folder: Path,
+    world_size: int = 1,
+    timeout: int = 60,
+    strategy: str = "ddp",
+    **options: Any,
+) -> None:
     """Fit one model and write its weights and scores to `<folder>/<model>_<world size>_<rank>.pt`."""
     rank = int(os.environ.get("LOCAL_RANK", "0"))
     quiet_lightning()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = compose("train", overrides=["data=digits", "trainer=ddp", "run_dir=unused", *overrides])
+        cfg = compose("train", overrides=["data=digits", f"trainer={strategy}", "run_dir=unused", *overrides])
     checkpoints = BestAndLast(str(folder / "checkpoints"), None, "min")
     checkpoints.config = to_plain(cfg)
     last = checkpoints.last if checkpoints.last.exists() else None
@@ -65,6 +72,8 @@ def train(overrides: Sequence[str], folder: Path, world_size: int = 1, timeout: 
     )
     with one_line_errors(), STOP:
         trainer.fit(model, build(cfg.data, "data"), ckpt_path=last, weights_only=True)
+    if strategy == "fsdp":  # each process has a part of the weights; all are in the checkpoint
+        return
     found = {"weights": model.state_dict(), "scores": {k: float(v) for k, v in trainer.callback_metrics.items()}}
     name = next((text.removeprefix("model=") for text in overrides if text.startswith("model=")), "model")
     torch.save(found, folder / f"{name}_{world_size}_{rank}.pt")
@@ -137,6 +146,44 @@ def test_two_processes_move_the_weights_as_one_with_their_batches_together(tmp_p
     assert max(moved) > 1e-2
     for key, value in one.items():
         torch.testing.assert_close(two[key], value, atol=1e-6, rtol=1e-5, msg=key)
+
+
+SHARDED = {"dit": ["model.network.width=16"], "diffusion": SMALL["diffusion"]}
+
+
+def train_in_shards(folder: Path, world_size: int) -> None:
+    for name, overrides in SHARDED.items():
+        for strategy in ("ddp", "fsdp"):
+            shards = ["trainer.strategy.min_parameters=2000"] if strategy == "fsdp" else []
+            arguments = [f"model={name}", "data.batch_size=16", *overrides, *shards]
+            train(arguments, folder / f"{name}_{strategy}", world_size, strategy=strategy)
+    torch.distributed.destroy_process_group()
+
+
+def test_weights_in_shards_are_trained_as_whole_ones(tmp_path: Path) -> None:
+    for ended in end(start(train_in_shards, tmp_path, 2, folder=tmp_path)):
+        assert ended.returncode == 0, ended.output
+    for name in SHARDED:
+        whole, shards = (
+            torch.load(tmp_path / f"{name}_{strategy}" / "checkpoints" / "last.ckpt", weights_only=True)
+            for strategy in ("ddp", "fsdp")
+        )
+        assert whole["state_dict"].keys() == shards["state_dict"].keys()
+        for key, value in whole["state_dict"].items():
+            torch.testing.assert_close(shards["state_dict"][key], value, atol=1e-6, rtol=1e-5, msg=key)
+        moments = [checkpoint["optimizer_states"][0]["state"] for checkpoint in (whole, shards)]
+        assert moments[0].keys() == moments[1].keys()
+
+
+def fail_in_shards(folder: Path, world_size: int) -> None:
+    train(["model=gan", *SMALL["gan"]], folder, world_size, strategy="fsdp")
+
+
+def test_what_shards_would_train_wrongly_is_refused(tmp_path: Path) -> None:
+    for ended in end(start(fail_in_shards, tmp_path, 2, folder=tmp_path)):
+        assert ended.returncode == 1
+        assert "trainer=fsdp: GAN cannot be cut into shards" in ended.output
+        assert "take trainer=ddp" in ended.output
 
 
 def test_processes_with_different_configs_refuse_to_train(tmp_path: Path) -> None:

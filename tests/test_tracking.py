@@ -7,12 +7,19 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
+import numpy as np
 import pytest
+import torch
 import wandb
+from lightning.pytorch import loggers
+from PIL import Image
 
-from imagegen.tracking import CSVLogger, WandbLogger, has_api_key
+from imagegen.callbacks.sample_grid import SampleGrid
+from imagegen.tracking import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger, has_api_key
 
 VARIABLES = ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_SILENT", "WANDB_DIR", "WANDB_PROJECT")
 KEY = "0123456789" * 4
@@ -219,3 +226,60 @@ def test_a_csv_file_goes_on_behind_a_checkpoint(tmp_path: Path, torn: str) -> No
     assert [row["step"] for row in rows] == ["64", "128", "192"]
     assert rows[1] == {"step": "128", "test/fid": "", "train/loss": "128", "val/fid": "256"}
     assert rows[2] == {"step": "192", "test/fid": "7", "train/loss": "0.25", "val/fid": ""}
+
+
+# TensorBoard and MLflow, which need not be installed ------------------------------------------------------------------
+
+CONFIG = {"seed": 0, "model": {"lr": 0.1, "betas": [0.9, 0.99]}}
+
+
+@pytest.mark.parametrize("kind", [TensorBoardLogger, MLFlowLogger])
+def test_other_loggers_get_the_config_as_hyper_parameters(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[Any] = []
+    monkeypatch.setattr(kind.__base__, "log_hyperparams", lambda self, params: heard.append(params))
+    kind.__new__(kind).log_config(CONFIG)
+    assert heard == [CONFIG]
+
+
+def test_other_loggers_get_the_pictures_of_the_callback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensorboard, mlflow = Mock(), Mock()
+    of_tensorboard = TensorBoardLogger.__new__(TensorBoardLogger)
+    of_mlflow = MLFlowLogger.__new__(MLFlowLogger)
+    monkeypatch.setattr(loggers.TensorBoardLogger, "experiment", tensorboard)
+    monkeypatch.setattr(loggers.MLFlowLogger, "experiment", mlflow)
+    monkeypatch.setattr(loggers.MLFlowLogger, "run_id", "the run")
+    model = SimpleNamespace(images_seen=64, pictures=lambda num, seed: {"samples": torch.ones(num, 1, 8, 8)})
+    trainer = SimpleNamespace(sanity_checking=False, is_global_zero=True, loggers=[of_tensorboard, of_mlflow])
+    SampleGrid(str(tmp_path), 4, 0).on_validation_end(trainer, model)
+    name, array, step = tensorboard.add_image.call_args.args
+    assert (name, step, tensorboard.add_image.call_args.kwargs) == ("samples", 64, {"dataformats": "HWC"})
+    run, image = mlflow.log_image.call_args.args
+    assert (run, mlflow.log_image.call_args.kwargs) == ("the run", {"key": "samples", "step": 64})
+    expected = np.asarray(Image.open(tmp_path / "samples_000000064.png").convert("RGB"))
+    assert np.array_equal(array, expected)
+    assert np.array_equal(np.asarray(image), expected)
+
+
+def test_tensorboard_reads_back_the_config_and_the_pictures(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logger = TensorBoardLogger(str(tmp_path), name="", version="tensorboard")
+    logger.log_config(CONFIG)
+    logger.log_image("samples", [Image.new("L", (16, 16))], step=64)
+    logger.finalize("success")
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in events.Images("samples")] == [64]
+    assert "model/lr" in str(events.SummaryMetadata("_hparams_/session_start_info"))
+    assert "lr: 0.1" in (tmp_path / "tensorboard" / "hparams.yaml").read_text()
+
+
+def test_mlflow_reads_back_the_config_and_the_pictures(tmp_path: Path) -> None:
+    pytest.importorskip("mlflow")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    logger = MLFlowLogger("digits", "a name", uri, artifact_location=str(tmp_path / "artifacts"))
+    logger.log_config(CONFIG)
+    logger.log_image("samples", [Image.new("L", (16, 16))], step=64)
+    logger.finalize("success")
+    assert logger.experiment.get_run(logger.run_id).data.params["model/lr"] == "0.1"
+    assert any("samples" in path.name for path in (tmp_path / "artifacts").rglob("*.png"))

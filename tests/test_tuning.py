@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from imagegen.config import UserError, validate
 from imagegen.tuning import TrialError, experiment, gather, open_study, report, retry_lost_trials, run_trial, suggest
@@ -60,6 +60,28 @@ def test_a_trial_that_falls_behind_is_ended(study: optuna.Study, tmp_path: Path)
         run_trial(study.ask(), command(tmp_path / "b", "wait", 50, 40), tmp_path / "b", "val/fid")
 
 
+def test_a_metric_that_no_run_has_ends_the_search_and_its_run_is_a_trial_of_the_next(
+    study: optuna.Study, tmp_path: Path
+) -> None:
+    trial = study.ask()
+    suggest(trial, "model.lr", {"low": 1e-4, "high": 1e-2})
+    with pytest.raises(UserError, match="metric: val/typo is not among the metrics of the run in .*; they are val/fid"):
+        run_trial(trial, command(tmp_path / "a", "0", 30, 10), tmp_path / "a", "val/typo")
+    study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    again = study.ask()
+    assert suggest(again, "model.lr", {"low": 1e-4, "high": 1e-2}) == trial.params["model.lr"]
+    assert again.user_attrs["folder"] == str(tmp_path / "a")
+    assert run_trial(again, command(tmp_path / "a", "0", 30, 10), tmp_path / "a", "val/fid") == 10
+
+
+def test_a_metric_that_some_runs_have_fails_only_the_others(study: optuna.Study, tmp_path: Path) -> None:
+    first, second = study.ask(), study.ask()
+    study.tell(first, run_trial(first, command(tmp_path / "a", "0", 10), tmp_path / "a", "val/fid"))
+    with pytest.raises(TrialError, match="metric: val/typo is not among the metrics of the run"):
+        run_trial(second, command(tmp_path / "b", "0", 10), tmp_path / "b", "val/typo")
+    assert "they are val/fid" in study.trials[1].user_attrs["reason"]
+
+
 def test_a_failing_trial_is_recorded_with_its_reason(study: optuna.Study, tmp_path: Path) -> None:
     with pytest.raises(TrialError, match="the last word"):
         run_trial(study.ask(), command(tmp_path / "a", "1", 10), tmp_path / "a", "val/fid")
@@ -68,8 +90,6 @@ def test_a_failing_trial_is_recorded_with_its_reason(study: optuna.Study, tmp_pa
     with pytest.raises(TrialError, match="training diverged"):
         run_trial(study.ask(), command(tmp_path / "b", "1", 10), tmp_path / "b", "val/fid")
     assert [trial.user_attrs["reason"] for trial in study.trials] == ["the last word", "training diverged"]
-    with pytest.raises(TrialError):
-        run_trial(study.ask(), command(tmp_path / "c", "0"), tmp_path / "c", "val/fid")
 
 
 @pytest.mark.parametrize("storage", [None, "study.journal"])
@@ -103,17 +123,69 @@ def test_what_follows_two_dashes_is_for_train() -> None:
     assert gather(["num_trials=3"]) == ["num_trials=3"]
 
 
+def compose_with(folder: Path, *overrides: str) -> DictConfig:
+    """As train.py would, with the files of a folder beside those of configs/."""
+    (folder / "experiment").mkdir(exist_ok=True)
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("train", overrides=[*overrides, f"hydra.searchpath=[file://{folder}]"])
+
+
 def test_best_values_become_an_experiment() -> None:
-    text = experiment(["model=vae", "data=shapes", "model.network.hidden=[16]"], {"model.lr": 2e-3}, "val/fid 10")
-    assert text.startswith("# @package _global_\n# val/fid 10\n")
-    assert OmegaConf.create(text).defaults == [{"override /model": "vae"}, {"override /data": "shapes"}]
-    assert OmegaConf.create(text).model == {"network": {"hidden": [16]}, "lr": 2e-3}
+    overrides = ["model=vae", "data=shapes", "model.network.hidden=[16]", "run_dir=x", "resume=auto", "model.lr=2e-3"]
+    text = experiment(overrides, "val/fid 10", CONFIGS)
+    assert text.startswith("# @package _global_\n# val/fid 10\ndefaults:\n")
+    found = OmegaConf.create(text)
+    assert found.pop("defaults") == ["_self_", {"override /model": "vae"}, {"override /data": "shapes"}]
+    assert found == {"model": {"network": {"hidden": [16]}, "lr": 2e-3}}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model=vae"],
+        ["log_dir=/x", "optimized_metric=test/kid", "val_every_images=1000", "seed=3"],
+        ["sampler@model.sampler=heun", "model.num_steps=3"],
+        ["metrics/features=none", "model.lr=1e-05"],
+        ["model=vae", "debug=default", "trainer.max_images=1000", "logger=tensorboard"],
+        ["debug=default", "experiment=shapes_diffusion", "data=digits", "model.num_steps=3"],
+        ["experiment=[shapes_diffusion,tutorial_vae]"],
+        ["~logger", "~debug", "trainer={max_images: 1000}"],
+        ["+model.more.words='some text'", "++trainer.max_time=00:00:10:00", "+model.new={a: 1}"],
+        ["+sampler@model.other=heun"],
+        ["model.lr=${seed}", "logger.wandb.tags=[a, '1']", "data.data_dir='1e-3'", "trainer.max_epochs=null"],
+        ["network@model.network=dit", "model.optimizer.betas=[0.5,0.9]", "model.optimizer={weight_decay: 1}"],
+    ],
+)
+def test_an_experiment_composes_what_its_overrides_do(tmp_path: Path, overrides: list[str]) -> None:
+    expected = compose_with(tmp_path, *overrides)
+    (tmp_path / "experiment" / "best.yaml").write_text(experiment(overrides, "val/fid 10", CONFIGS))
+    assert compose_with(tmp_path, "experiment=best") == expected
+
+
+def test_a_choice_for_hydra_is_in_an_experiment_too(tmp_path: Path) -> None:
+    text = experiment(["hydra/launcher=joblib", "hydra.launcher.n_jobs=3"], "val/fid 10", CONFIGS)
+    compose_with(tmp_path)
+    (tmp_path / "experiment" / "best.yaml").write_text(text)
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        overrides = ["experiment=best", f"hydra.searchpath=[file://{tmp_path}]"]
+        launcher = compose("train", overrides=overrides, return_hydra_config=True).hydra.launcher
+    assert (launcher._target_.split(".")[-1], launcher.n_jobs) == ("JoblibLauncher", 3)
+
+
+@pytest.mark.parametrize("override", ["~model.optimizer.fused", "model.optimizer.betas.0=0.5"])
+def test_what_an_experiment_cannot_say_is_in_a_comment(tmp_path: Path, override: str) -> None:
+    text = experiment(["model=vae", override, "model.lr=2e-3"], "val/fid 10", CONFIGS)
+    lines = text.splitlines()
+    assert lines[2] == f"# Only the command line can say this, after experiment=...: {override}"
+    expected = compose_with(tmp_path, "model=vae", "model.lr=2e-3", override)
+    (tmp_path / "experiment" / "best.yaml").write_text(text)
+    assert compose_with(tmp_path, "experiment=best", override) == expected
 
 
 def test_a_study_without_a_completed_trial_says_so(study: optuna.Study, tmp_path: Path) -> None:
     study.tell(study.ask(), state=optuna.trial.TrialState.FAIL)
     with pytest.raises(UserError, match="no trial was completed"):
-        report(study, REQUEST, tmp_path)
+        report(study, REQUEST, tmp_path, CONFIGS)
 
 
 @pytest.mark.parametrize("name", [path.stem for path in (CONFIGS / "search").glob("*.yaml")])

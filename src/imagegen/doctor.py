@@ -8,7 +8,7 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +28,9 @@ BREAKING = {
     "hydra-ax-sweeper": "crashes every program that uses Hydra",
     "hydra-optuna-sweeper": "needs optuna<3 and crashes with today's SQLAlchemy; tune.py does without",
 }
+DATA = ("mnist", "fashion_mnist", "cifar10")  # what is downloaded into folders of these names
 MIN_FREE_GB = 2.0
+WIDTH = max(map(len, (*PACKAGES, *EXTRAS, *BREAKING)))
 
 
 class Finding(NamedTuple):
@@ -40,14 +42,14 @@ class Finding(NamedTuple):
 
 
 def main(arguments: list[str]) -> int:
-    """Print the report; the exit status is 1 if something stands in the way."""
+    """Print each finding as it is found; the exit status is 1 if something stands in the way."""
     given = arguments[0] if arguments else os.environ.get("IMAGEGEN_DATA_DIR")
-    findings = [*examine(None if given is None else Path(given))]
-    width = max(len(finding.what) for finding in findings)
-    for finding in findings:
+    is_good = True
+    for finding in examine(Path(given).expanduser() if given else None):
         mark = {True: "ok", False: "!!", None: "  "}[finding.is_good]
-        print(f"{mark} {finding.what:<{width}}  {finding.text}")
-    return int(any(finding.is_good is False for finding in findings))
+        print(f"{mark} {finding.what:<{WIDTH}}  {finding.text}", flush=True)
+        is_good = is_good and finding.is_good is not False
+    return int(not is_good)
 
 
 def examine(data_dir: Path | None) -> Iterator[Finding]:
@@ -62,9 +64,23 @@ def examine(data_dir: Path | None) -> Iterator[Finding]:
         if version := version_of(name):
             yield Finding(name, f"{version} {what}: pip uninstall {name}", False)
     yield torchvision()
-    yield from devices()
-    yield tracking()
-    yield from places(data_dir)
+    yield from guarded("processor", devices)
+    yield from guarded("precision and W&B", settings)
+    yield from guarded("data", lambda: data(data_dir))
+    yield from places()
+
+
+def guarded(what: str, find: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """What `find` finds; where it fails, as by an import that breaks, a line that says so."""
+    try:
+        yield from find()
+    except Exception as error:
+        yield Finding(what, f"unknown: {in_a_line(error)}", False)
+
+
+def in_a_line(error: Exception) -> str:
+    """The kind of an error and the first line of what it says."""
+    return ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
 
 
 def version_of(name: str) -> str | None:
@@ -82,16 +98,14 @@ def torchvision() -> Finding:
     try:
         import torchvision
     except Exception as error:  # `operator torchvision::nms does not exist` is a RuntimeError
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return Finding("torchvision", f"does not fit this PyTorch ({text}): pip uninstall torchvision", False)
+        text = f"does not fit this PyTorch ({in_a_line(error)}): pip uninstall torchvision"
+        return Finding("torchvision", text, False)
     return Finding("torchvision", f"{torchvision.__version__}, can be imported", True)
 
 
 def devices() -> Iterator[Finding]:
-    """What computes, and in which precision."""
+    """What computes."""
     import torch
-
-    from imagegen.trainer import has_bf16
 
     yield Finding("processor", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads used by PyTorch")
     for i in range(torch.cuda.device_count()):
@@ -99,27 +113,38 @@ def devices() -> Iterator[Finding]:
         yield Finding(f"GPU {i}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB", True)
     if not torch.cuda.is_available():
         yield Finding("GPU", "none")
+
+
+def settings() -> Iterator[Finding]:
+    """In which precision it computes, and what W&B would do: what takes Lightning to know."""
+    from imagegen.tracking import has_api_key
+    from imagegen.trainer import has_bf16
+
     precision = "bf16-mixed" if has_bf16("auto") else "32-true, no bf16 arithmetic in the hardware"
     yield Finding("trainer.precision=auto", precision)
-
-
-def tracking() -> Finding:
-    """What W&B would do."""
-    from imagegen.tracking import has_api_key
-
     mode = os.environ.get("WANDB_MODE") or ("online, a key is configured" if has_api_key() else "offline, no key")
-    return Finding("W&B", mode)
+    yield Finding("W&B", mode)
 
 
-def places(data_dir: Path | None) -> Iterator[Finding]:
-    """Where data are read from, and where runs and temporary files are written."""
+def data(data_dir: Path | None) -> Iterator[Finding]:
+    """Which data sets are in the folder, or without one in the cache."""
+    import pooch
+
+    # As resolve_data_dir has it, which is not asked: its package imports Lightning.
+    place = Path(pooch.os_cache("imagegen")) if data_dir is None else data_dir
+    present = [name for name in DATA if any((place / name).glob("*"))]  # a failed download leaves an empty folder
+    text = f"{place}: {', '.join(present) or 'none of ' + ', '.join(DATA)}"
     if data_dir is None:
-        yield Finding("data", "IMAGEGEN_DATA_DIR is not set: mnist and cifar10 are downloaded when first used")
+        text += "; IMAGEGEN_DATA_DIR is not set: what is missing is downloaded there when first used"
+        yield Finding("data", text, bool(present) or None)
     elif not data_dir.is_dir():
         yield Finding("data", f"{data_dir} is no folder", False)
     else:
-        found = [name for name in ("mnist", "cifar10") if (data_dir / name).is_dir()]
-        yield Finding("data", f"{data_dir}: {', '.join(found) or 'neither mnist nor cifar10'}", bool(found))
+        yield Finding("data", text, bool(present))
+
+
+def places() -> Iterator[Finding]:
+    """Where runs and temporary files are written."""
     for what, place in (
         ("here", Path.cwd()),
         ("temporary files", Path(os.environ.get("TMPDIR", tempfile.gettempdir()))),

@@ -1,6 +1,6 @@
 """Curves that a resumed run goes on with: a CSV file, and Weights & Biases without surprises.
 
-W&B is offline unless a key is configured, and never asks.
+W&B is offline unless a key is configured, and never asks. TensorBoard and MLflow get the config and pictures too.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch import loggers
 from lightning.pytorch.utilities import rank_zero_only
+from PIL import Image
 
 
 class CSVLogger(loggers.Logger):
@@ -187,6 +189,36 @@ class WandbLogger(loggers.WandbLogger):
             os.environ.pop("WANDB_MODE", None)
         else:
             os.environ["WANDB_MODE"] = self._mode_before
+
+
+class TensorBoardLogger(loggers.TensorBoardLogger):
+    """Lightning's, with the config as hyper-parameters and with pictures."""
+
+    def log_config(self, config: dict[str, Any]) -> None:
+        """Record the run's config."""
+        self.log_hyperparams(config)
+
+    @rank_zero_only
+    def log_image(self, key: str, images: Sequence[Image.Image], step: int | None = None) -> None:
+        """Show pictures of one kind at a number of images seen."""
+        for i, image in enumerate(images):
+            name = key if len(images) == 1 else f"{key}/{i}"
+            self.experiment.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+
+
+class MLFlowLogger(loggers.MLFlowLogger):
+    """Lightning's, with the config as hyper-parameters and with pictures."""
+
+    def log_config(self, config: dict[str, Any]) -> None:
+        """Record the run's config."""
+        self.log_hyperparams(config)
+
+    @rank_zero_only
+    def log_image(self, key: str, images: Sequence[Image.Image], step: int | None = None) -> None:
+        """Show pictures of one kind at a number of images seen."""
+        for i, image in enumerate(images):
+            name = key if len(images) == 1 else f"{key}_{i}"
+            self.experiment.log_image(self.run_id, image, key=name, step=step)
 
 
 def _run_id(save_dir: Path) -> str:

@@ -12,16 +12,21 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from imagegen.config import UserError, to_plain
 from imagegen.json_files import read_json
+from imagegen.resume import WHOLE_CONFIG
 from imagegen.stop_signals import STOP
 
 if TYPE_CHECKING:
     import optuna
 
 INTERVAL = 0.5  # seconds between looks at a trial
+OF_EACH_TRIAL = ("run_dir", "resume")  # what `tune` says to train.py
+MAX_NAMES = 8  # of metrics, in a message
 
 
 class TrialError(RuntimeError):
@@ -56,14 +61,18 @@ def tune(cfg: DictConfig, script: Path) -> None:
         place = trial.user_attrs.get("folder") or str(folder / f"trial_{trial.number:04d}")
         trial.set_user_attr("folder", place)
         trial.set_user_attr("process", _process())
-        overrides = [*request["train"], *(f"{key}={value}" for key, value in values.items())]
-        command = [sys.executable, str(script), *overrides, f"run_dir={place}", "resume=auto"]
+        command = [sys.executable, str(script), *overrides(request, values), f"run_dir={place}", "resume=auto"]
         return run_trial(trial, command, Path(place), request["metric"])
 
     with STOP:
         if num_left > 0:
             study.optimize(objective, n_trials=num_left, n_jobs=request["num_jobs"], catch=(TrialError,))
-    report(study, request, folder)
+    report(study, request, folder, script.with_name("configs"))
+
+
+def overrides(request: dict[str, Any], values: dict[str, Any]) -> list[str]:
+    """What a trial with these values says to train.py."""
+    return [*request["train"], *(f"{key}={value}" for key, value in values.items())]
 
 
 def open_study(request: dict[str, Any], folder: Path) -> optuna.Study:
@@ -106,7 +115,8 @@ def suggest(trial: optuna.Trial, key: str, domain: dict[str, Any]) -> Any:
 def run_trial(trial: optuna.Trial, command: Sequence[str], folder: Path, metric: str) -> float:
     """The best value of the metric that a command logs to `<folder>/metrics.csv`.
 
-    What it prints goes to `<folder>.log`. Raises TrialPruned if the trial falls behind, TrialError if it fails.
+    What it prints goes to `<folder>.log`. Raises TrialPruned if the trial falls behind, TrialError if it fails, and
+    UserError if it logs no such metric, and no trial has.
     """
     from optuna import TrialPruned
 
@@ -130,12 +140,31 @@ def run_trial(trial: optuna.Trial, command: Sequence[str], folder: Path, metric:
             process.send_signal(signal.SIGTERM)
             process.wait()
     if process.returncode != 0 or not values:
-        words = log.read_text().strip().splitlines() or ["no word"]
-        reason = read_json(folder / "status.json").get("reason") or words[-1]
+        reason = failure(folder, log) if process.returncode != 0 else absence(folder, metric)
+        if process.returncode == 0 and not any(other.intermediate_values for other in trial.study.trials):
+            # Of a search for another metric this run, which is finished, will be a trial.
+            trial.study.enqueue_trial(trial.params, user_attrs={"folder": str(folder)})
+            raise UserError(reason)
         trial.set_user_attr("reason", reason)
         raise TrialError(f"trial {trial.number} failed: {reason}")
     is_less_better = trial.study.direction.name == "MINIMIZE"
     return min(values.values()) if is_less_better else max(values.values())
+
+
+def failure(folder: Path, log: Path) -> str:
+    """Why a run has failed: in its own words, or else the last line of what it printed."""
+    words = log.read_text().strip().splitlines() or ["no word"]
+    return str(read_json(folder / "status.json").get("reason") or words[-1])
+
+
+def absence(folder: Path, metric: str) -> str:
+    """Say that a run has no such metric, and name some that it has, those of validations first."""
+    path = folder / "metrics.csv"
+    lines = path.read_text().splitlines() if path.is_file() else []
+    names = sorted(set(next(csv.reader(lines), [])) - {"step", metric})
+    names.sort(key=lambda name: not name.startswith("val/"))
+    some = ", ".join(names[:MAX_NAMES]) + (", ..." if len(names) > MAX_NAMES else "")
+    return f"metric: {metric} is not among the metrics of the run in {folder}; they are {some or 'none'}"
 
 
 def read_metric(path: Path, metric: str) -> Iterator[tuple[int, float]]:
@@ -176,8 +205,11 @@ def _counts(trial: optuna.trial.FrozenTrial) -> bool:
     return trial.state.name in ("COMPLETE", "PRUNED") or "reason" in trial.user_attrs
 
 
-def report(study: optuna.Study, request: dict[str, Any], folder: Path) -> None:
-    """Print what became of the trials, write the best values as an experiment, and plot history and importance."""
+def report(study: optuna.Study, request: dict[str, Any], folder: Path, configs: Path) -> None:
+    """Print what became of the trials, write the best values as an experiment, and plot history and importance.
+
+    `configs` is the folder of what train.py can be told. Raises UserError if no trial was completed.
+    """
     states = [trial.state.name.lower() for trial in study.trials]
     print(", ".join(f"{states.count(state)} {state}" for state in sorted(set(states))))
     for trial in study.trials:
@@ -188,25 +220,45 @@ def report(study: optuna.Study, request: dict[str, Any], folder: Path) -> None:
     out = folder / "best.yaml" if request["out"] is None else Path(request["out"])
     out.parent.mkdir(parents=True, exist_ok=True)
     best = study.best_trial
-    out.write_text(
-        experiment(request["train"], best.params, f"{request['metric']} {best.value:.5g}, {study.study_name}")
-    )
+    words = f"{request['metric']} {best.value:.5g}, {study.study_name}"
+    out.write_text(experiment(overrides(request, best.params), words, configs))
     print(f"best: trial {best.number}, {request['metric']} {best.value:.5g}, {best.params}; written to {out}")
     plot(study, folder)
 
 
-def experiment(overrides: Sequence[str], values: dict[str, Any], words: str) -> str:
-    """Overrides and values as the text of a file for configs/experiment/."""
-    groups, config = [], OmegaConf.create()
-    for key, text in (override.lstrip("+").split("=", 1) for override in overrides):
-        if "." in key or "/" in key or key in ("seed", "val_every_images"):
-            OmegaConf.update(config, key, OmegaConf.create(f"value: {text}").value)
-        else:
-            groups.append({f"override /{key}": text})
-    for key, value in values.items():
-        OmegaConf.update(config, key, value)
-    head = f"# @package _global_\n# {words}\n"
-    return head + OmegaConf.to_yaml(OmegaConf.create({"defaults": groups})) + "\n" + OmegaConf.to_yaml(config)
+def experiment(overrides: Sequence[str], words: str, configs: Path) -> str:
+    """Overrides of train.py as the text of a file for configs/experiment/; a comment names what no such file can say.
+
+    A file that changes values everywhere becomes a base of this one, as Hydra would compose it too late or not at all.
+    """
+    bases: dict[str, list[str]] = {key: [] for key in WHOLE_CONFIG}
+    added: list[dict[str, Any]] = []
+    changed: list[dict[str, Any]] = []
+    comments = [words]
+    config = OmegaConf.create({"defaults": []})
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        key, value = override.key_or_group, override.value()
+        if key in WHOLE_CONFIG:
+            chosen = value if isinstance(value, list) else [value]
+            bases[key] = [] if override.is_delete() else [f"/{key}/{name}" for name in chosen]
+        elif _is_group(override, configs):
+            place = f"/{key}" if override.package is None else f"/{key}@{override.package}"
+            if override.is_add():
+                added.append({place: value})
+            else:
+                changed.append({f"override {place}": None if override.is_delete() else value})
+        elif override.is_delete() or any(part.isdecimal() for part in key.split(".")):
+            comments.append(f"Only the command line can say this, after experiment=...: {override.input_line}")
+        elif key not in OF_EACH_TRIAL:
+            OmegaConf.update(config, key, value, force_add=True)
+    config.defaults = [*(name for names in bases.values() for name in names), *added, "_self_", *changed]
+    return "".join(f"# {line}\n" for line in ["@package _global_", *comments]) + OmegaConf.to_yaml(config)
+
+
+def _is_group(override: Override, configs: Path) -> bool:
+    """Whether an override chooses a file, as Hydra sees it: trainer={max_images: 1000} does not."""
+    key, is_known = override.key_or_group, override.package is not None
+    return not isinstance(override.value(), dict) and (is_known or "/" in key or (configs / key).is_dir())
 
 
 def plot(study: optuna.Study, folder: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from imagegen.data import DataError
-from imagegen.data.folder import read
+from imagegen.data.folder import read, read_pictures
 
 SHAPE = (3, 8, 8)
 
@@ -116,3 +116,26 @@ def test_what_cannot_be_read_is_said_in_a_line(tmp_path: Path, prepare: object, 
     with pytest.raises(DataError, match=message) as error:
         read(folder, SHAPE)
     assert "\n" not in str(error.value)
+
+
+def test_a_few_pictures_are_read_without_splits(tmp_path: Path) -> None:
+    images = pictures(3)
+    write(tmp_path / "b", images[1:])
+    write(tmp_path / "a", images[:1])
+    found = read_pictures(tmp_path, SHAPE)
+    assert found.dtype == torch.uint8
+    assert [row.numpy().tobytes() for row in found] == [np.asarray(x).transpose(2, 0, 1).tobytes() for x in images]
+    assert read_pictures(tmp_path / "b" / "001.png", SHAPE).equal(found[2:])
+    assert read_pictures(tmp_path, (1, 4, 6)).shape == (3, 1, 4, 6)
+
+
+def test_no_pictures_are_said_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no picture")
+    for path, words in (
+        ("", "holds no pictures"),
+        ("notes.txt", "no picture that can be read"),
+        ("x", "no picture or"),
+    ):
+        with pytest.raises(DataError, match=words) as error:
+            read_pictures(tmp_path / path, SHAPE)
+        assert "\n" not in str(error.value)

@@ -27,6 +27,10 @@ REQUEST = {
     "labels": None,
     "columns": None,
     "options": {},
+    "images": None,
+    "mask": None,
+    "data_dir": None,
+    "accelerator": "cpu",
 }
 SMALL = {
     "vae": ["model.network.hidden=[16]"],
@@ -78,7 +82,7 @@ def test_an_image_of_its_own_class_is_its_reconstruction(composed: Compose) -> N
 
     model, _ = trained(composed, "vae")
     images, labels = torch.rand(20, 1, 8, 8) * 2 - 1, torch.arange(20) % 4
-    picture = change_class(model, images, labels, {"num_samples": 4})
+    picture = change_class(model, images, labels, {"num_samples": 4, "images": None})
     factor = picture.shape[1] // (5 * 10)
     small = picture[::factor, ::factor, 0]
     restored = ((model.reconstruct(images[:4]) + 1) * 127.5).round()

@@ -23,6 +23,11 @@ REQUEST: dict[str, Any] = {
     "labels": None,
     "columns": None,
     "options": {},
+    "known": 0.5,
+    "images": None,
+    "mask": None,
+    "data_dir": None,
+    "accelerator": "cpu",
 }
 SMALL = ["model.network.width=8", "model.num_steps=2", "run_dir=unused"]
 MOE = ["model.network.width=16", "model.network.num_blocks=2", "model.network.hidden=16", "run_dir=unused"]

@@ -25,9 +25,13 @@ class SampleGrid(Callback):
         self.last: Path | None = None
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        if trainer.sanity_checking or not trainer.is_global_zero:
+        if trainer.sanity_checking:
             return
-        for name, images in pl_module.pictures(self.num_samples, self.seed).items():
+        # Every process draws, as weights that lie in shards come together only where all take part; the first writes.
+        pictures = pl_module.pictures(self.num_samples, self.seed)
+        if not trainer.is_global_zero:
+            return
+        for name, images in pictures.items():
             path = self.dirpath / f"{name}_{pl_module.images_seen:09d}.png"
             grid = image_grid(images)
             save_png(grid, path)

@@ -119,8 +119,8 @@ class DenoisingModel(GenerativeModel):
     ) -> Tensor:
         """Images (N, C, H, W) without the Gaussian noise of deviation `noise` that is in the given ones.
 
-        They are x_t / alpha_t for the t at which that is the noise level: the sampler goes on from there. `options`
-        are steps, sampler and guidance. Raises ValueError if the noise is not above 0.
+        They are x_t / alpha_t for the t at which that is the noise level: the sampler, which `options` may change with
+        its steps and guidance, goes on from there. Raises ValueError if the noise is not above 0.
         """
         if noise <= 0:
             raise ValueError(f"noise must be above 0, got {noise}")
@@ -132,7 +132,8 @@ class DenoisingModel(GenerativeModel):
     ) -> Tensor:
         """Other images (N, C, H, W) like the given ones: noise is added up to the time `strength`, and taken away.
 
-        SDEdit (Meng et al. 2021, arXiv:2108.01073). `options` are steps, sampler and guidance. Raises ValueError if the strength is not in (0, 1].
+        SDEdit (Meng et al. 2021, arXiv:2108.01073). Options as of `denoise`. Raises ValueError if the strength is not
+        in (0, 1].
         """
         if not 0 < strength <= 1:
             raise ValueError(f"strength must lie in (0, 1], got {strength}")
@@ -239,9 +240,8 @@ class DenoisingModel(GenerativeModel):
 
     def _classes(self, seeds: range, labels: Tensor | None) -> Tensor | None:
         """The labels a conditional model needs; an unconditional one ignores those of its images."""
-        if self.num_classes is None:
-            return None
-        return self.sample_labels(seeds, None if labels is None else labels.to(self.device))
+        given = None if labels is None else labels.to(self.device)
+        return None if self.num_classes is None else self.sample_labels(seeds, given)
 
     @torch.no_grad()
     def _in_one_batch(self, draw: Callable[[], Tensor]) -> Tensor:

@@ -41,6 +41,7 @@ class Diffusion(DenoisingModel):
     """
 
     VARIANCE_STEPS = 1000
+    is_shardable = True
 
     def __init__(
         self,

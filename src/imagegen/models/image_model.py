@@ -39,6 +39,7 @@ class ImageModel(LightningModule):
     """
 
     EMA_RAMP = 0.05
+    is_shardable = False  # see imagegen.strategies.FSDP
     MAX_BAD_STEPS = 10  # in a row, without finite gradients; ten times as many in all
 
     def __init__(
@@ -56,6 +57,7 @@ class ImageModel(LightningModule):
         self._averaged_and_trained = [*self.ema.parameters()], [*network.parameters()]
         pairs = zip(self.ema.module.modules(), network.modules(), strict=True)
         self._with_buffers = [(average, trained) for average, trained in pairs if trained._buffers]
+        self._num_parameters = sum(parameter.numel() for parameter in network.parameters())  # before any is sharded
         self._watched: dict[torch.optim.Optimizer, list[nn.Parameter]] = {}
         self.image_shape = tuple(image_shape)
         self.lr = lr
@@ -84,7 +86,7 @@ class ImageModel(LightningModule):
     @property
     def num_parameters(self) -> int:
         """Of the networks that draw or classify: a GAN's discriminator does not count."""
-        return sum(parameter.numel() for parameter in self.network.parameters())
+        return self._num_parameters
 
     # How it is trained ----------------------------------------------------------------------------------------------
 

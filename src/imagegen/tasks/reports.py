@@ -1,4 +1,4 @@
-"""Tasks that print a table of what a model knows about images of the test split."""
+"""Tasks that print a table of what a model knows about images."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ from imagegen.models.base import GenerativeModel
 from imagegen.models.vae import ACTIVE
 from imagegen.objectives.likelihoods import bits_per_dim
 from imagegen.tasks.ability import NUM_IMAGES, Request, ability
+from imagegen.tasks.given import check_several, in_parts
 
 
 def explain(model: GenerativeModel, images: Tensor, labels: Tensor, request: Request) -> str:
     """Which latents are active and, where the attributes of images are known (shapes), which say what of them."""
+    check_several(images)
     images, labels, data = images[:NUM_IMAGES], labels[:NUM_IMAGES], request["data"]
     report = ability(model, "unit_report", "explain")(images, labels)
     variance = report["variance"]
     active = int((variance > ACTIVE).sum())
     lines = [f"{active} of {len(variance)} latents are active (variance of the posterior mean above {ACTIVE})"]
     lines.append(f"KL: {float(report['kl'].sum()):.2f} nats per image")
-    if data.name != "shapes":
+    if data.name != "shapes" or request["images"] is not None:
         return "\n".join(lines)
     drawn = shapes.attributes(data.read.num_test, "test", data.read.seed)
     attributes = torch.stack([x.float() for x in drawn.values()], 1)[: len(images)]
-    latents = ability(model, "encode")(images, labels)
+    latents = ability(model, "encode")(images, labels).cpu()
     information = mutual_information(latents, attributes)
     gaps = mutual_information_gap(information, attributes)
     lines.append(f"{'attribute':<12} {'gap':>6}   latents that say most of it (nats)")
@@ -38,19 +40,22 @@ def explain(model: GenerativeModel, images: Tensor, labels: Tensor, request: Req
 
 
 def log_likelihood(model: GenerativeModel, images: Tensor, labels: Tensor, request: Request) -> str:
-    """What the images of the test split cost in bits per dimension and nats, and how sure that is."""
+    """What images cost in bits per dimension and nats, and how sure that is."""
     images, labels = images[: request["num_samples"]], labels[: request["num_samples"]]
+    options = request["options"]
     if hasattr(model, "estimate_likelihood"):
         kind = "estimate by the differential equation"
         estimate, num_levels = ability(model, "estimate_likelihood"), request["data"].num_levels
-        nats, probe_error, step_error = estimate(images, labels, num_levels, seed=request["seed"], **request["options"])
+        nats, probe_error, step_error = estimate(images, labels, num_levels, seed=request["seed"], **options)
         errors = [("± over random signs", probe_error), ("change from half of the steps", step_error)]
     elif model.likelihood_kind is not None:
-        kind, nats, errors = model.likelihood_kind, ability(model, "log_likelihood")(images, labels), []
+        kind, log_likelihood_of, errors = model.likelihood_kind, ability(model, "log_likelihood"), []
+        nats = in_parts(lambda part: log_likelihood_of(images[part], labels[part], **options), len(images))
     else:
         raise ValueError(f"task: {type(model).__name__} has no likelihood")
     rows = [("mean", float(-nats.mean())), ("± over images", float(nats.std() / len(nats) ** 0.5)), *errors]
-    lines = [f"negative log likelihood of {len(images)} test images ({kind})", f"{'':<30} {'bits/dim':>9} {'nats':>9}"]
+    what = "test images" if request["images"] is None else "images"
+    lines = [f"negative log likelihood of {len(images)} {what} ({kind})", f"{'':<30} {'bits/dim':>9} {'nats':>9}"]
     size = tuple(images.shape[1:])
     lines += [f"{name:<30} {float(bits_per_dim(torch.tensor(v), size)):>9.4f} {v:>9.2f}" for name, v in rows]
     return "\n".join(lines)
@@ -60,7 +65,15 @@ def experts(model: GenerativeModel, images: Tensor, labels: Tensor, request: Req
     """Which experts of a mixture are used: by layer, by the time of the images and by their class, in per cent."""
     usage, times = ability(model, "expert_usage", "experts"), (0.1, 0.5, 0.9)
     images, labels = images[: request["num_samples"]], labels[: request["num_samples"]]
-    shares = torch.stack([usage(images, t, labels, request["seed"]) for t in times])  # (3, layers, N, E)
+
+    def shares_at(t: float) -> Tensor:
+        def usage_of(part: slice) -> Tensor:
+            share: Tensor = usage(images[part], t, labels[part], request["seed"] + part.start)
+            return share
+
+        return in_parts(usage_of, len(images), dim=1)
+
+    shares = torch.stack([shares_at(t) for t in times])  # (3, layers, N, E)
     rows = [(f"layer {i + 1}", share) for i, share in enumerate(shares.mean((0, 2)))]
     rows += [(f"t = {t}", share) for t, share in zip(times, shares.mean((1, 2)), strict=True)]
     by_class = shares.mean((0, 1))
