@@ -39,6 +39,8 @@ def main(cfg: DictConfig) -> float | None:
 
         scores = collect_scores(trainer, model, **costs)
         run.finish(scores)
+    if cfg.optimized_metric not in scores:
+        print(f"optimized_metric: no {cfg.optimized_metric} among the scores: {', '.join(map(str, scores))}")
     return scores.get(cfg.optimized_metric)  # what a sweep gets back
 
 

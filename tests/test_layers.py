@@ -21,7 +21,13 @@ MAY_IMPORT = {
     "checkpoint_io.py": set(),
     "callbacks": {"data", "metrics", "pictures", "json_files", "stop_signals"},
 }
-ENTRY = {"config.py", "run.py", "resume.py", "sweep.py"}  # with the scripts, the only places that know Hydra
+ENTRY = {
+    "config.py",
+    "run.py",
+    "resume.py",
+    "sweep.py",
+    "tuning.py",
+}  # with the scripts, the only places that know Hydra
 
 
 def imports(path: Path) -> set[str]:

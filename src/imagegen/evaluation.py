@@ -30,8 +30,13 @@ def evaluate(cfg: DictConfig) -> None:
 
 
 def _checkpoint(cfg: DictConfig) -> None:
+    if cfg.get("data") is not None:
+        raise UserError("data: a checkpoint is scored against the data that it was trained on; leave out data=")
     checkpoint = find_checkpoint(cfg.ckpt)
     model, saved = restore(checkpoint)
+    own = saved.get("metrics")
+    if cfg.metrics.features.source == "auto" and own is not None and own.get("features") is not None:
+        cfg.metrics.features = own.features  # of the run
     model.num_importance_samples = cfg.num_importance_samples
     if cfg.data_dir is not None:
         saved.data.data_dir = cfg.data_dir
@@ -40,7 +45,7 @@ def _checkpoint(cfg: DictConfig) -> None:
     trainer = build(cfg.trainer, "trainer", callbacks=[metrics], logger=False)
     trainer.test(model, build(saved.data, "data"), verbose=False)
     if trainer.is_global_zero:
-        _report(out, {"checkpoint": str(checkpoint), **collect_scores(trainer, model)})
+        _report(out, {"checkpoint": str(checkpoint), "data": saved.data.name, **collect_scores(trainer, model)})
 
 
 def _samples(cfg: DictConfig) -> None:
@@ -57,7 +62,7 @@ def _samples(cfg: DictConfig) -> None:
     out = path.with_name(f"{path.stem}_evaluation.json") if cfg.out is None else Path(cfg.out)
     if scores.neighbours is not None:
         save_png(with_neighbours(*scores.neighbours), out.with_name(f"{path.stem}_neighbours.png"))
-    _report(out, {"samples": str(path), **values, "protocol": scores.protocol(len(images))})
+    _report(out, {"samples": str(path), "data": data.name, **values, "protocol": scores.protocol(len(images))})
 
 
 def _self_test(cfg: DictConfig) -> None:
@@ -83,7 +88,7 @@ def _features(cfg: DictConfig, data: ImageDataModule) -> FeatureNetwork:
     features: FeatureNetwork | None = build(cfg.metrics.features, "metrics.features").load(data.name, data.num_classes)
     if features is None:
         raise UserError(f"no feature network for data '{data.name}': train one with python train.py model=classifier")
-    return features.to("cuda" if torch.cuda.is_available() else "cpu")
+    return features.to("cuda" if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu" else "cpu")
 
 
 def _report(out: Path, scores: dict[str, Any]) -> None:

@@ -2,8 +2,9 @@
 
 `--columns FID,parameters` picks some of the columns; `--samples samples.png` draws a row of images of every run.
 
-Runs are ranked by FID among those of the same protocol only: the same data, feature network, number of images, resize
-and weights. Sampler, function evaluations and guidance are choices of a model and stand in its row.
+Runs (`scores.json`) and what evaluate.py wrote beside checkpoints or samples (`*evaluation.json`) are ranked by FID
+among those of the same protocol only: the same data, feature network, number of images, resize and weights. Those
+without FID follow, by bits/dim. Sampler, function evaluations and guidance are choices of a model and stand in its row.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ import csv
 import io
 import json
 import math
+import re
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from imagegen.json_files import read_json
 
 # What must be equal for two rows to be ranked together.
 PROTOCOL = (
@@ -41,6 +45,7 @@ COLUMNS = {  # heading -> key, factor
     "label accuracy": ("test/label_accuracy", 1.0),
     "copy rate": ("test/copy_rate_pixels", 1.0),
     "bits/dim": ("test/bits_per_dim", 1.0),
+    "nats": ("test/nll", 1.0),
     "parameters": ("parameters", 1.0),
     "images seen": ("images_seen", 1.0),
     "train s": ("train_seconds", 1.0),
@@ -48,12 +53,13 @@ COLUMNS = {  # heading -> key, factor
     "memory MB": ("peak_memory_mb", 1.0),
 }
 SHEET_WIDTH = 1220  # pixels
+UNKNOWN = "unknown data"
 HEADINGS = (*COLUMNS, "evaluations")  # between the name of the model and that of the run
 
 
 @dataclass(frozen=True)
 class Row:
-    """One scored run."""
+    """One scored run, or one evaluation of a checkpoint (`path` is its folder) or of samples (`path` is its file)."""
 
     path: Path
     data: str
@@ -65,6 +71,23 @@ class Row:
         """FID, not a number where there is none."""
         value = self.scores.get("test/fid")
         return float("nan") if value is None else float(value)
+
+    @property
+    def rank(self) -> tuple[int, float]:
+        """Sorts by FID, then those without one by bits/dim, then the rest."""
+        bits = self.scores.get("test/bits_per_dim")
+        if not math.isnan(self.fid):
+            return 0, self.fid
+        return (2, 0.0) if bits is None else (1, float(bits))
+
+    @property
+    def checkpoint(self) -> Path:
+        """What its images are drawn from: the run folder, or the checkpoint that was evaluated."""
+        if "checkpoint" not in self.scores:
+            return self.path
+        recorded = Path(self.scores["checkpoint"])
+        beside = self.path / recorded.name  # the folder may have moved
+        return beside if beside.is_file() else recorded
 
     @property
     def protocol(self) -> tuple[Any, ...]:
@@ -80,36 +103,75 @@ class Row:
             cells[heading] = "" if value is None else number(value * factor)
             if value is not None and error is not None:
                 cells[heading] += f" ± {error * factor:.2g}"
-        if cells["bits/dim"]:
-            cells["bits/dim"] += f" ({str(self.scores.get('likelihood_kind', '')).split(',')[0]})"
-        protocol = self.scores.get("protocol", {})
-        cells["evaluations"] = str(protocol.get("num_function_evaluations", ""))
+        if cells["bits/dim"] and (kind := self.scores.get("likelihood_kind")):
+            kind = re.sub(r"importance samples: (\d+)", r"\1 samples", str(kind))
+            cells["bits/dim"] += f" ({kind})".replace(" 1 samples", " 1 sample")
+        cells["evaluations"] = sampling(self.scores.get("protocol", {}))
         cells["run"] = str(self.path)
         return cells
 
 
+def sampling(protocol: Mapping[str, Any]) -> str:
+    """Function evaluations for each image, with the sampler and a guidance other than 1 in parentheses."""
+    count, guidance = protocol.get("num_function_evaluations", ""), protocol.get("guidance_scale")
+    how = [str(protocol["sampler"])] if protocol.get("sampler") else []
+    if guidance is not None and guidance != 1:
+        how.append(f"guidance {guidance:g}")
+    text = number(count) if isinstance(count, float) else str(count)  # a mean, if the sampler chooses its steps
+    return f"{text} ({', '.join(how)})".lstrip() if how else text
+
+
 def find_rows(folders: Iterable[Path]) -> list[Row]:
-    """Every run folder below the given ones that has a `scores.json`; damaged ones are left out with a word."""
+    """Every run and every evaluation below the given folders; damaged ones are left out with a word."""
     rows = []
     for folder in folders:
-        for path in sorted(folder.rglob("scores.json")):
+        for path in sorted(folder.rglob("*.json")):
+            is_run = path.name == "scores.json"
+            if not is_run and not path.name.endswith("evaluation.json"):
+                continue
             try:
                 scores = json.loads(path.read_text())
-                if "test/fid" not in scores and "test/bits_per_dim" not in scores:
-                    continue  # a classifier
-                rows.append(Row(path.parent, scores["data"], scores["model"], scores))
-            except (OSError, ValueError, KeyError, TypeError) as error:
+                if not is_run and scores.get("test/fid") is not None:
+                    rows.append(_evaluation(path, scores))
+                elif is_run and ("test/fid" in scores or "test/bits_per_dim" in scores):  # no classifier
+                    rows.append(Row(path.parent, scores["data"], scores["model"], scores))
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 print(f"{path} left out: {type(error).__name__}: {error}", file=sys.stderr)
-    return rows
+    return _with_data(rows)
+
+
+def _evaluation(path: Path, scores: dict[str, Any]) -> Row:
+    """The row of a file of evaluate.py; what it does not say of a checkpoint stands in the `scores.json` of the run."""
+    data, model = scores.get("data") or UNKNOWN, scores.get("model")
+    if "checkpoint" not in scores:
+        return Row(path, data, model or Path(scores.get("samples", path)).name, scores)
+    row = Row(path.parent, data, "", scores)
+    folder = row.checkpoint.parent
+    folder = folder.parent if folder.name == "checkpoints" else folder
+    run = read_json(folder / "scores.json")
+    model = model or run.get("model") or row.checkpoint.name
+    data = scores.get("data") or run.get("data") or UNKNOWN
+    return replace(row, data=data, model=f"{model} ({folder.resolve().name})")
+
+
+def _with_data(rows: list[Row]) -> list[Row]:
+    """Rows that do not say their data set get that of another row with the same real images."""
+    known = {row.scores.get("protocol", {}).get("reference_sha256"): row.data for row in rows if row.data != UNKNOWN}
+    known.pop(None, None)
+
+    def data(row: Row) -> str:
+        return known.get(row.scores.get("protocol", {}).get("reference_sha256"), UNKNOWN)
+
+    return [replace(row, data=data(row)) if row.data == UNKNOWN else row for row in rows]
 
 
 def groups(rows: Iterable[Row]) -> dict[tuple[Any, ...], list[Row]]:
-    """Rows by protocol, each group with the best FID first and those without one last."""
+    """Rows by protocol, each group with the best FID first and those without one last, by bits/dim."""
     found: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         found.setdefault(row.protocol, []).append(row)
     for group in found.values():
-        group.sort(key=lambda row: (math.isnan(row.fid), row.fid))
+        group.sort(key=lambda row: row.rank)
     return dict(sorted(found.items(), key=lambda item: str(item[0])))
 
 
@@ -118,9 +180,10 @@ def title(protocol: tuple[Any, ...]) -> str:
     data, features, sha256, reference, _, num_real, num_generated, resize, weights = protocol
     if features is None:
         return f"{data}: without a feature network"
+    samples = f"{num_generated} samples" + (f" of {weights} weights" if weights else "")
     return (
-        f"{data}: {num_generated} samples of {weights} weights against {num_real} images of the {reference}, features"
-        f" {features} ({str(sha256)[:8]}), resize {resize}"
+        f"{data}: {samples} against {num_real} images of the {reference}, features {features} ({str(sha256)[:8]}),"
+        f" resize {resize}"
     )
 
 
@@ -193,7 +256,10 @@ def plot(rows: Iterable[Row], path: Path) -> None:
 
 
 def draw_samples(rows: Iterable[Row], path: Path, num_samples: int = 16) -> None:
-    """A row of unselected images (seeds 0, 1, ...) of the best weights of every run, its name and FID beside it."""
+    """A row of unselected images (seeds 0, 1, ...) of the best weights of every run, its name and FID beside it.
+
+    A checkpoint that several rows score is drawn once.
+    """
     import numpy as np
     from PIL import Image, ImageDraw, ImageFont
 
@@ -202,13 +268,17 @@ def draw_samples(rows: Iterable[Row], path: Path, num_samples: int = 16) -> None
     from imagegen.pictures import image_grid, save_png
 
     font = ImageFont.load_default(20)
-    lines = []
+    lines, drawn = [], set()
     for row in (row for group in groups(rows).values() for row in group):
         try:
-            model, cfg = restore(find_checkpoint(row.path))
+            checkpoint = find_checkpoint(row.checkpoint).resolve()
+            if checkpoint in drawn:
+                continue
+            model, cfg = restore(checkpoint)
         except (UserError, ValueError, OSError) as error:
             print(f"{row.path} left out: {error}", file=sys.stderr)
             continue
+        drawn.add(checkpoint)
         images = Image.fromarray(image_grid(model.sample(num_samples, seed=0), num_samples, min_width=960))
         line = Image.new("RGB", (SHEET_WIDTH, max(images.height, 60)), "white")
         draw = ImageDraw.Draw(line)
@@ -244,7 +314,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(f"no folder {', '.join(absent)}")
     rows = find_rows(options.folders)
     if not rows:
-        raise SystemExit(f"no scored run (scores.json) below {', '.join(map(str, options.folders))}")
+        raise SystemExit(f"no scored run (scores.json, *evaluation.json) below {', '.join(map(str, options.folders))}")
     if options.samples is not None:
         draw_samples(rows, options.samples)
     elif options.out is None:

@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from lightning import Callback
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Timer
 from omegaconf import DictConfig, open_dict
 from torch.utils.flop_counter import FlopCounterMode
 
 from imagegen.callbacks.generation_metrics import peak_memory_mb
-from imagegen.config import build
+from imagegen.config import UserError, build
 from imagegen.models.base import GenerativeModel
 from imagegen.models.image_model import ImageModel
 from imagegen.run import quiet_lightning
@@ -81,8 +83,10 @@ def _durations(
     if cfg.trainer.get("max_epochs") is not None and num_images is None:
         num_images = cfg.trainer.max_epochs * data.num_train
     if num_images is None:
-        days, hours, minutes, seconds = map(int, str(limit or Trainer.DEFAULT_MAX_TIME).split(":"))
-        total = ((24 * days + hours) * 60 + minutes) * 60 + seconds
+        try:
+            total = Timer(str(limit or Trainer.DEFAULT_MAX_TIME)).time_remaining() or 0.0
+        except MisconfigurationException as error:
+            raise UserError(f"trainer.max_time: {error}") from error
         words = f"{_text(total)}, some {images_per_second * total:,.0f} images"
     else:
         words = f"{_text(num_images / images_per_second)} for {num_images:,} images"

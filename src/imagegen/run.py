@@ -50,7 +50,7 @@ MISHAPS: tuple[type[Exception], ...] = (
 )
 # Of the processes of a run only the first makes the folder; Lightning starts the others with this variable set.
 RUN_DIR_VARIABLE = "IMAGEGEN_RUN_DIR"
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.ENOTDIR, errno.EACCES)
 PEER_ERRORS = re.compile("gloo|nccl|tcpstore|connection (closed|reset)|pair closure", re.IGNORECASE)
 LAUNCH_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", RUN_DIR_VARIABLE)
 

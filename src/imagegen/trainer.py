@@ -32,6 +32,7 @@ class Trainer(lightning.Trainer):
         max_epochs: PositiveInt | None = None,
         max_time: str | None = None,
         profiler: Any = None,
+        log_every_n_steps: PositiveInt = 50,
         **kwargs: Any,
     ) -> None:
         self.max_images = max_images
@@ -48,6 +49,7 @@ class Trainer(lightning.Trainer):
                 max_epochs=-1 if max_epochs is None else max_epochs,  # Lightning's own default is 1000 epochs
                 max_time=max_time,
                 profiler=NoProfiler() if profiler is None else profiler,
+                log_every_n_steps=log_every_n_steps,
                 plugins=AtomicCheckpointIO(),
                 **kwargs,
             )

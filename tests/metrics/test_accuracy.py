@@ -12,7 +12,7 @@ SPLITS = digits.read(None)
 
 
 def test_real_digits_teach_nearly_everything() -> None:
-    accuracy, error = classification_accuracy(*SPLITS["train"], *SPLITS["test"], seed=0)
+    accuracy, error = classification_accuracy(*SPLITS["train"], *SPLITS["test"], 10, seed=0)
     assert accuracy > 0.97
     assert error == pytest.approx((accuracy * (1 - accuracy) / len(SPLITS["test"][0])) ** 0.5)
 
@@ -20,14 +20,14 @@ def test_real_digits_teach_nearly_everything() -> None:
 def test_an_evaluation_without_gradients_gives_the_same() -> None:
     with torch.inference_mode():
         images, labels = (rows.clone() for rows in SPLITS["train"])
-        inside = classification_accuracy(images, labels, *SPLITS["test"], seed=0)
-    assert inside == classification_accuracy(*SPLITS["train"], *SPLITS["test"], seed=0)
+        inside = classification_accuracy(images, labels, *SPLITS["test"], 10, seed=0)
+    assert inside == classification_accuracy(*SPLITS["train"], *SPLITS["test"], 10, seed=0)
 
 
 def test_wrong_labels_teach_nothing() -> None:
     images, labels = SPLITS["train"]
     shuffled = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
-    assert classification_accuracy(images, shuffled, *SPLITS["test"], seed=0)[0] < 0.3
+    assert classification_accuracy(images, shuffled, *SPLITS["test"], 10, seed=0)[0] < 0.3
 
 
 def test_joined_sets_weigh_the_same() -> None:

@@ -209,6 +209,27 @@ def test_accuracy_is_measured_only_where_there_are_labels(features: FeatureNetwo
     assert 0 <= scores.score(FAKE, labels(FAKE))["classification_accuracy"] <= 1
 
 
+def test_classes_of_another_data_set_are_not_counted() -> None:
+    """As those of the Inception network, whose 1008 have nothing to do with the labels."""
+    features = make_features()
+    features.num_classes = 1008
+    values = GenerationScores(make_reference(features), FIRST_SEED, is_full=False).score(FAKE, labels(FAKE))
+    assert set(values) == {"fid", "fid_se", "inception_score", "inception_score_se"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        pytest.param(labels(FAKE) + 1, "go from 1 to 5, but the data have the classes 0 to 4", id="too large"),
+        pytest.param(labels(FAKE) - 1, "go from -1 to 3", id="negative"),
+        pytest.param(labels(FAKE).float(), "must be whole numbers, got torch.float32", id="floats"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(features: FeatureNetwork, wrong: Tensor, message: str) -> None:
+    with pytest.raises(SampleError, match=message):
+        GenerationScores(make_reference(features), FIRST_SEED, has_accuracy=True).score(FAKE, wrong)
+
+
 def test_validation_computes_the_cheap_ones_only(features: FeatureNetwork) -> None:
     values = GenerationScores(make_reference(features), FIRST_SEED, is_full=False).score(FAKE)
     cheap = {"fid", "inception_score", "class_tv", "diversity"}

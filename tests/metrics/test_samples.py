@@ -63,6 +63,30 @@ def test_grey_pictures_without_a_channel(tmp_path: Path) -> None:
     assert read_samples(tmp_path / "grey.npy", GREY)[0].equal(images)
 
 
+def test_grey_pictures_written_with_colours(tmp_path: Path) -> None:
+    images = levels(GREY)
+    for i, image in enumerate(images):
+        Image.fromarray(image[0].numpy()).convert("RGB").save(tmp_path / f"{i:03d}.png")
+    assert read_samples(tmp_path, GREY)[0].equal(images)
+    with pytest.raises(SampleError, match="shape"):  # real colours are no grey picture
+        Image.fromarray(levels(COLOUR)[0].permute(1, 2, 0).numpy()).save(tmp_path / "000.png")
+        read_samples(tmp_path, GREY)
+
+
+def test_pictures_of_16_bits_are_refused(tmp_path: Path) -> None:
+    for i in range(12):
+        Image.fromarray(np.full((6, 8), 1000 * i, np.uint16)).save(tmp_path / f"{i:03d}.png")
+    with pytest.raises(SampleError, match=r"000\.png has more than 8 bits per pixel"):
+        read_samples(tmp_path, GREY)
+
+
+def test_labels_of_any_whole_type_become_int64(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", images=levels(GREY).numpy(), labels=np.arange(12, dtype=np.int32))
+    labels = read_samples(tmp_path / "x.npz", GREY)[1]
+    assert labels is not None
+    assert labels.dtype == torch.int64
+
+
 def test_classes_marked_as_absent_are_absent(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", images=levels(GREY).numpy(), labels=np.full(12, -1))
     assert read_samples(tmp_path / "x.npz", GREY)[1] is None

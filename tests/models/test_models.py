@@ -371,7 +371,7 @@ def test_units_that_say_nothing_are_found(composed: Compose) -> None:
     report = vae.unit_report(images)
     assert report["kl"][2] == 0
     assert report["variance"][2] == 0
-    rows = vae.traverse(4, 5, images=images)
+    rows = vae.traverse(4, 5, images=images, labels=torch.zeros(len(images), dtype=torch.long))
     assert rows.shape == (4, 5, 1, 8, 8)
     torch.testing.assert_close(rows[0, 2], rows[1, 2], atol=1.0, rtol=0)
 

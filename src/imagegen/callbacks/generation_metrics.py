@@ -49,7 +49,7 @@ class GenerationMetrics(Callback):
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         if self.features is None:
             data = trainer.datamodule
-            self.features = self.source.load(data.name, data.num_classes)
+            self.features = self.source.load(data.name, data.num_classes, data.image_shape)
             if self.features is None and self.source.source and stage != "validate" and trainer.is_global_zero:
                 print(
                     f"no feature network for data '{data.name}', so no FID: metrics/features=inception, or train one "
@@ -80,6 +80,8 @@ class GenerationMetrics(Callback):
             print(f"drawing {num_samples:,} images to be scored", flush=True)
         start = time.perf_counter()
         images, labels = scores.draw(pl_module, num_samples, trainer.global_rank, trainer.world_size)
+        if pl_module.device.type == "cuda":
+            torch.cuda.synchronize(pl_module.device)
         seconds = time.perf_counter() - start
         if is_told:
             print(f"drawn in {seconds:,.1f} s; comparing them with the {split} split", flush=True)

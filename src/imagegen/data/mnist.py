@@ -44,7 +44,11 @@ def read_files(folder: Path, mirrors: Sequence[str], sha256: Mapping[str, str]) 
     """Return what `read` does, of any set with the names and the layout of these files."""
     for name, digest in sha256.items():
         if not (folder / name).exists():
-            download(folder / name, [mirror + name for mirror in mirrors], digest)
+            try:
+                download(folder / name, [mirror + name for mirror in mirrors], digest)
+            except DataError as error:
+                missing = [other for other in sha256 if not (folder / other).exists()]
+                raise DataError(f"{error}\nMissing there: {', '.join(missing)}") from None
     images, labels = _read_pair(folder, "train", NUM_TRAIN)
     num_train = NUM_TRAIN - NUM_VAL
     return {

@@ -49,14 +49,18 @@ class FeatureNetwork(nn.Module):
         self.num_classes = num_classes
         self.image_shape = image_shape
 
+    def check_shape(self, image_shape: tuple[int, ...]) -> None:
+        """Refuse images (C, H, W) of another shape. Raises FeatureError."""
+        if self.image_shape is not None and image_shape != self.image_shape:
+            raise FeatureError(
+                f"feature network '{self.name}' takes images of shape {self.image_shape}, got {image_shape};"
+                " choose another with metrics/features="
+            )
+
     @torch.no_grad()
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features (N, D) and logits (N, num_classes) of images (N, C, H, W), 8-bit levels scaled to [-1, 1]."""
-        if self.image_shape is not None and tuple(images.shape[1:]) != self.image_shape:
-            raise FeatureError(
-                f"feature network '{self.name}' takes images of shape {self.image_shape},"
-                f" got {tuple(images.shape[1:])}; choose another with metrics/features="
-            )
+        self.check_shape(tuple(images.shape[1:]))
         features = self.network.features(images)  # type: ignore[operator]
         return features, self.network.logits(features)  # type: ignore[operator]
 
@@ -79,7 +83,9 @@ class FeatureSource:
         self.source = source
         self.weights = weights
 
-    def load(self, data_name: str, num_classes: int) -> FeatureNetwork | None:
+    def load(
+        self, data_name: str, num_classes: int, image_shape: tuple[int, ...] | None = None
+    ) -> FeatureNetwork | None:
         """The network, or None where there is none to be had. Raises FeatureError."""
         if self.source is None or (self.source == "auto" and data_name not in bundled_features()):
             return None
@@ -93,6 +99,8 @@ class FeatureSource:
                 f"feature network '{network.name}' knows {network.num_classes} classes, data '{data_name}' has"
                 f" {num_classes}; choose another with metrics/features="
             )
+        if image_shape is not None:
+            network.check_shape(image_shape)
         return network
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -70,9 +70,12 @@ class GenerationScores:
 
         """
         check_samples(images, tuple(self.reference.images.shape[1:]))
+        if labels is not None:
+            check_labels(labels, self.reference.num_classes)
         features, logits = extract(self.network, images)
         values = self._frechet(features) | self._inception_score(logits)
-        values |= self._classes(logits, labels) | self._diversity(features, logits)
+        if self.network.num_classes == self.reference.num_classes:  # those of Inception are other ones
+            values |= self._classes(logits, labels) | self._diversity(features, logits)
         if self.is_full:
             values |= self._kernel(features) | self._precision_recall(features) | self._memorization(images, features)
         if self.has_accuracy and labels is not None:
@@ -144,10 +147,17 @@ class GenerationScores:
         return values
 
     def _accuracy(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        real, real_labels = self.reference.images, self.reference.labels
-        accuracy, error = classification_accuracy(images, labels, real, real_labels, self.seed)
-        both = joined(*self.reference.some_of_train(len(images), self.seed), images, labels)
-        together, together_error = classification_accuracy(*both, real, real_labels, self.seed)
+        reference = self.reference
+        learned = partial(
+            classification_accuracy,
+            test_images=reference.images,
+            test_labels=reference.labels,
+            num_classes=reference.num_classes,
+            seed=self.seed,
+        )
+        accuracy, error = learned(images, labels)
+        both = joined(*reference.some_of_train(len(images), self.seed), images, labels)
+        together, together_error = learned(*both)
         return {
             "classification_accuracy": accuracy,
             "classification_accuracy_se": error,
@@ -181,6 +191,17 @@ def check_samples(images: Tensor, image_shape: tuple[int, ...]) -> None:
         raise SampleError(f"samples have the shape {tuple(images.shape[1:])}, the real images {image_shape}")
     if len(images) < MIN_SAMPLES:
         raise SampleError(f"scores need at least {MIN_SAMPLES} samples, got {len(images)}")
+
+
+def check_labels(labels: Tensor, num_classes: int) -> None:
+    """Refuse labels (N,) that are no classes of the data. Raises SampleError."""
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise SampleError(f"labels must be whole numbers, got {labels.dtype}")
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+        raise SampleError(
+            f"labels go from {int(labels.min())} to {int(labels.max())}, but the data have the classes 0 to"
+            f" {num_classes - 1}"
+        )
 
 
 def gather(rows: Tensor, num_rows: int, rank: int, world_size: int) -> Tensor:

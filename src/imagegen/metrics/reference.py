@@ -44,6 +44,11 @@ class Reference:
         self._memory: dict[str, dict[str, Tensor]] = {}
 
     @property
+    def num_classes(self) -> int:
+        """Of the labels of all splits."""
+        return 1 + max(int(labels.max()) for _, labels in self.splits.values())
+
+    @property
     def device(self) -> torch.device:
         """Where the feature network is."""
         return next(self.network.parameters()).device
@@ -88,7 +93,7 @@ class Reference:
 
         def train() -> dict[str, Tensor]:
             images, labels = self.some_of_train(num_images, seed)
-            value = classification_accuracy(images, labels, self.images, self.labels, seed)[0]
+            value = classification_accuracy(images, labels, self.images, self.labels, self.num_classes, seed)[0]
             return {"accuracy": torch.tensor(value, dtype=torch.float64)}
 
         what = f"accuracy_{ACCURACY_VERSION}_{num_images}_{seed}"

@@ -42,7 +42,8 @@ def read_samples(path: Path, image_shape: tuple[int, ...]) -> tuple[Tensor, Tens
         raise SampleError(f"samples: {path}: {error}") from None
     if labels is not None and labels.shape != (len(images),):
         raise SampleError(f"samples: {path} has {len(images)} images but labels of shape {tuple(labels.shape)}")
-    return images.contiguous(), labels
+    is_whole = labels is None or not labels.is_floating_point()
+    return images.contiguous(), labels.long() if labels is not None and is_whole else labels
 
 
 def _read_folder(folder: Path) -> Tensor:
@@ -57,6 +58,8 @@ def _read_folder(folder: Path) -> Tensor:
     for path in paths:
         try:
             with Image.open(path) as image:
+                if image.mode.startswith(("I", "F")):
+                    raise SampleError(f"samples: {path} has more than 8 bits per pixel")
                 arrays.append(np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB")))
         except (UnidentifiedImageError, OSError) as error:
             raise SampleError(f"samples: {path} is no picture that can be read ({error})") from None
@@ -108,4 +111,6 @@ def _channels_first(images: Tensor, image_shape: tuple[int, ...]) -> Tensor:
         return images[:, None]
     if tuple(images.shape[1:]) == (height, width, channels):
         return images.permute(0, 3, 1, 2)
+    if tuple(images.shape[1:]) == (height, width, 3) and channels == 1 and bool((images == images[..., :1]).all()):
+        return images[..., 0][:, None]  # grey, written as if it had colours
     return images

@@ -152,15 +152,21 @@ class VAE(GenerativeModel):
         return {"kl": kl.mean(0), "variance": latents.var(0)}
 
     @torch.no_grad()
-    def traverse(self, num_units: int, num_steps: int = 10, seed: int = 0, images: Tensor | None = None) -> Tensor:
+    def traverse(
+        self,
+        num_units: int,
+        num_steps: int = 10,
+        seed: int = 0,
+        images: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Tensor:
         """Images (num_units, num_steps, C, H, W): each row moves one latent from -2.5 to 2.5, the others stay.
 
-        They stay at those of `seed`. The units are those that say most about `images`, if these are given, else the
-        first ones.
+        They stay at those of `seed`. The units are those that say most about `images` with `labels` (N,), if these are
+        given, else the first ones.
         """
         order = torch.arange(self.latent_dim, device=self.device)
         if images is not None:
-            labels = None if self.num_classes is None else torch.zeros(len(images), dtype=torch.long)
             order = self.unit_report(images, labels)["variance"].argsort(descending=True)
         units = order[:num_units]
         latents = self.noise(range(seed, seed + 1), (self.latent_dim,)).repeat(len(units) * num_steps, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from imagegen.objectives.denoisers import SamplingError
 from imagegen.objectives.noise_schedules import NoiseSchedule
 from imagegen.objectives.samplers import Denoiser, StepNoise
 
@@ -25,7 +26,7 @@ def adaptive(
     Of `times` only the ends matter. A step is taken if the estimated error, root mean square over an image, is below
     `tolerance`, absolute and relative; it is tried again with a shorter one otherwise. Where the last of the times is
     0 the equation is solved up to `last_time`, and one evaluation ends it. Each image has steps of its own, so that
-    it does not depend on its batch. Raises RuntimeError if an image is not done after `MAX_ROUNDS` tries.
+    it does not depend on its batch. Raises SamplingError if an image is not done after `MAX_ROUNDS` tries.
     """
     is_to_data = bool(schedule.sigma(times[-1]) == 0)
     end = times.new_tensor(last_time) if is_to_data else times[-1]
@@ -45,7 +46,7 @@ def adaptive(
         x, slope = torch.where(is_taken, new, x), torch.where(is_taken, new_slope, slope)
         step = -h * (0.9 * ratio.clamp(min=1e-6) ** (-1 / 3)).clamp(0.2, 5.0)
     else:
-        raise RuntimeError(f"adaptive: not done after {MAX_ROUNDS} steps; raise the tolerance {tolerance:g}")
+        raise SamplingError(f"adaptive: not done after {MAX_ROUNDS} steps; raise the tolerance {tolerance:g}")
     return denoiser(x, end) if is_to_data else x
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from imagegen.models.base import GenerativeModel
-from imagegen.objectives.denoisers import SamplingError
 from imagegen.pictures import Grid, save_arrays, save_png
 from imagegen.tasks.drawing import film, interpolate, sample
 from imagegen.tasks.given import given_images
@@ -52,17 +50,16 @@ def perform(model: GenerativeModel, trained_on: DictConfig, out: Path, request: 
     request = request | {"data": data}
     has_gpu = request["accelerator"] == "auto" and torch.cuda.is_available()
     model.to("cuda" if has_gpu else "cpu")
-    with _failures_of_samplers():
-        if task in TABLES:
-            return print(TABLES[task](model, *given_images(model, request), request))
-        if task in DRAWING:
-            DRAWING[task](model, out, request)
-        elif task in GRIDS:
-            _check_suffix(out, ".png", task)
-            save_png(GRIDS[task](model, *given_images(model, request), request), out)
-        else:
-            _check_suffix(out, ".npz", task)
-            save_arrays(out, **ARRAYS[task](model, *given_images(model, request), request))
+    if task in TABLES:
+        return print(TABLES[task](model, *given_images(model, request), request))
+    if task in DRAWING:
+        DRAWING[task](model, out, request)
+    elif task in GRIDS:
+        _check_suffix(out, ".png", task)
+        save_png(GRIDS[task](model, *given_images(model, request), request), out)
+    else:
+        _check_suffix(out, ".npz", task)
+        save_arrays(out, **ARRAYS[task](model, *given_images(model, request), request))
     print(out)
 
 
@@ -91,14 +88,3 @@ def _check(request: dict[str, Any]) -> None:
 def _check_suffix(out: Path, suffix: str, task: str) -> None:
     if out.suffix != suffix:
         raise ValueError(f"out: {out} must end in {suffix} for task={task}")
-
-
-@contextmanager
-def _failures_of_samplers() -> Iterator[None]:
-    """Turn the plain RuntimeError of a sampler that does not come to its end into a SamplingError."""
-    try:
-        yield
-    except RuntimeError as error:
-        if str(error).startswith("adaptive: "):
-            raise SamplingError(str(error)) from error
-        raise
