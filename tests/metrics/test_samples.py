@@ -68,8 +68,8 @@ def test_grey_pictures_written_with_colours(tmp_path: Path) -> None:
     for i, image in enumerate(images):
         Image.fromarray(image[0].numpy()).convert("RGB").save(tmp_path / f"{i:03d}.png")
     assert read_samples(tmp_path, GREY)[0].equal(images)
+    Image.fromarray(levels(COLOUR)[0].permute(1, 2, 0).numpy()).save(tmp_path / "000.png")
     with pytest.raises(SampleError, match="shape"):  # real colours are no grey picture
-        Image.fromarray(levels(COLOUR)[0].permute(1, 2, 0).numpy()).save(tmp_path / "000.png")
         read_samples(tmp_path, GREY)
 
 
