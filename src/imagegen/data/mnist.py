@@ -47,8 +47,8 @@ def read_files(folder: Path, mirrors: Sequence[str], sha256: Mapping[str, str]) 
             try:
                 download(folder / name, [mirror + name for mirror in mirrors], digest)
             except DataError as error:
-                missing = [other for other in sha256 if not (folder / other).exists()]
-                raise DataError(f"{error}\nMissing there: {', '.join(missing)}") from None
+                missing = ", ".join(other for other in sha256 if not (folder / other).exists())
+                raise DataError(str(error).replace("the file", missing)) from None
     images, labels = _read_pair(folder, "train", NUM_TRAIN)
     num_train = NUM_TRAIN - NUM_VAL
     return {
