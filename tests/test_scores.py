@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from imagegen.scores import summary
+from pathlib import Path
+
+from imagegen.scores import card, summary
 
 
 def test_summary_has_an_aligned_line_per_entry() -> None:
@@ -34,3 +36,32 @@ def test_summary_keeps_nested_entries_on_one_line_without_checksums() -> None:
 
 def test_summary_shows_numbers_that_are_not_finite() -> None:
     assert summary({"a": float("nan"), "b": float("inf")}) == "a  nan\nb  inf"
+
+
+def test_a_card_has_command_picture_scores_and_protocol() -> None:
+    scores = {
+        "data": "digits",
+        "model": "vae",
+        "overrides": "model=vae",
+        "images_seen": 2048,
+        "test/fid": 12.34,
+        "test/fid_se": 0.5,
+        "picture": "logs/a/samples/x.png",
+        "protocol": {"features": "digits", "seed": 3},
+    }
+    assert card(scores, Path("logs/a")).splitlines() == [
+        "# vae on digits",
+        "",
+        "`python train.py model=vae`",
+        "",
+        "![Unselected samples](samples/x.png)",
+        "",
+        "| | |",
+        "|---|---|",
+        "| images_seen | 2,048 |",
+        "| fid | 12.34 ± 0.5 |",
+        "",
+        "How it was scored: features digits, seed 3.",
+        "",
+        "`python sample.py ckpt=<this folder>` draws with it.",
+    ]

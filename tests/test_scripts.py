@@ -44,6 +44,7 @@ def test_train_leaves_everything_in_its_run_folder(script: Script, tmp_path: Pat
     folder = tmp_path / "here"
     assert status(folder)["state"] == "finished"
     scores = json.loads((folder / "scores.json").read_text())
+    assert "](samples/" in (folder / "card.md").read_text()
     assert scores["images_seen"] >= 2000
     assert scores["test/fid"] > 0
     assert scores["test/inception_score"] >= 1

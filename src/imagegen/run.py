@@ -34,7 +34,7 @@ from imagegen.metrics.generation import SampleError
 from imagegen.models.image_model import DivergenceError, MismatchError
 from imagegen.objectives.denoisers import SamplingError
 from imagegen.resume import Start, arguments
-from imagegen.scores import summary
+from imagegen.scores import card, summary
 from imagegen.stop_signals import REQUEUES, STOP
 
 # What the user can mend.
@@ -142,10 +142,11 @@ class Run:
 
     @rank_zero_only
     def finish(self, scores: Mapping[str, Any]) -> None:
-        """Write `scores.json` and print the table of the run."""
+        """Write `scores.json` and `card.md`, and print the table of the run."""
         about = {"data": self.cfg.data.name, "model": self.model, "overrides": " ".join(self.start.overrides)}
         scores = {**about, **scores}
         write_json(self.path / "scores.json", scores)
+        (self.path / "card.md").write_text(card(scores, self.path))
         self.scores = scores
         print(summary({"run folder": str(self.path), **scores}))
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lightning import Trainer
@@ -36,12 +38,32 @@ def summary(rows: Mapping[str, Any]) -> str:
 
     A score `x` and its standard error `x_se` share a line.
     """
+    shown = _shown(rows)
+    width = max(map(len, shown))
+    return "\n".join(f"{key:<{width}}  {text}" for key, text in shown.items())
+
+
+def card(scores: Mapping[str, Any], folder: Path) -> str:
+    """A page in Markdown that goes with the weights of a run: what it is, how it was made, what it is worth.
+
+    `scores` are those of `scores.json` in the run's `folder`, to which the path of the picture is made relative.
+    """
+    shown = _shown(scores)
+    lines = [f"# {shown.pop('model')} on {shown.pop('data')}", "", f"`python train.py {shown.pop('overrides')}`", ""]
+    if "picture" in shown:
+        lines += [f"![Unselected samples]({os.path.relpath(shown.pop('picture'), folder)})", ""]
+    protocol = shown.pop("protocol", "")
+    lines += ["| | |", "|---|---|", *(f"| {key.removeprefix('test/')} | {text} |" for key, text in shown.items()), ""]
+    lines += [f"How it was scored: {protocol}.", ""] if protocol else []
+    return "\n".join([*lines, "`python sample.py ckpt=<this folder>` draws with it.", ""])
+
+
+def _shown(rows: Mapping[str, Any]) -> dict[str, str]:
     shown = {key: _text(value) for key, value in rows.items() if not (key.endswith("_se") and key[:-3] in rows)}
     for key in shown:
         if isinstance(error := rows.get(f"{key}_se"), float) and math.isfinite(error):
             shown[key] += f" ± {error:.2g}"
-    width = max(map(len, shown))
-    return "\n".join(f"{key:<{width}}  {text}" for key, text in shown.items())
+    return shown
 
 
 def _text(value: Any) -> str:

@@ -167,11 +167,11 @@ class WandbLogger(loggers.WandbLogger):
         self.experiment.alert("training doctor", warnings[-1])
 
     def log_files(self) -> None:
-        """Keep the best weights with their config and scores as an artifact."""
+        """Keep the best weights with their config, scores and card as an artifact."""
         import wandb
 
         artifact = wandb.Artifact(f"run-{self.experiment.id}", type="model")
-        for name in ("checkpoints/best.ckpt", "config.yaml", "scores.json"):
+        for name in ("checkpoints/best.ckpt", "config.yaml", "scores.json", "card.md"):
             if (path := Path(str(self.save_dir)) / name).is_file():
                 artifact.add_file(str(path))
         self.experiment.log_artifact(artifact)
