@@ -44,6 +44,12 @@ class EpochLoop(_TrainingEpochLoop):
     def on_run_start(self, data_fetcher: Any) -> None:
         """Begin an epoch."""
         super().on_run_start(data_fetcher)
+        epochs = self.trainer.fit_loop.epoch_progress
+        if epochs.current.ready == epochs.current.processed:
+            # Lightning begins no new epoch after a checkpoint of the last step of one: a second resume, in the epoch
+            # that follows, would take it for done.
+            epochs.increment_ready()
+            epochs.increment_started()
         if not self._is_usual():
             self._step = None
         elif self._step is None:

@@ -125,10 +125,15 @@ def test_stopped_in_any_hook(cfg: DictConfig, whole: Path, tmp_path: Path, hook:
     assert_same_end(whole, tmp_path)
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="open fault: on a slow, loaded machine two of four runs ended with other weights; cause not found yet",
-)
+def test_stopped_at_the_end_of_an_epoch_and_again_in_the_next(cfg: DictConfig, whole: Path, tmp_path: Path) -> None:
+    for number in (38, 3):  # of steps in this process: the 37th is the last of its epoch
+        with pytest.raises(SystemExit):
+            fit(cfg, tmp_path, StopAt("on_train_batch_start", number))
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["images_seen"] == 39 * 32
+    fit(cfg, tmp_path)
+    assert_same_end(whole, tmp_path)
+
+
 def test_killed_twenty_times_at_random(cfg: DictConfig, tmp_path: Path) -> None:
     num_images = 320 * 32
     moments, last = random.Random(0), tmp_path / "killed" / "checkpoints" / "last.ckpt"
