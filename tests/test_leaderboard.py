@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from imagegen.leaderboard import Row, as_markdown, as_text, find_rows, groups, main
+from imagegen.leaderboard import as_markdown, as_text, main
+from imagegen.scored_runs import Row, find_rows, groups
 
 PROTOCOL = {
     "features": "mnist",
@@ -110,34 +111,33 @@ def test_runs_without_fid_come_last_and_are_ranked_by_bits_per_dim(tmp_path: Pat
 
 def evaluated(path: Path, fid: float | None = 4.0, **more: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"test/fid": fid, "protocol": PROTOCOL | {"reference_sha256": "b" * 64}, **more}))
+    path.write_text(json.dumps({"data": "mnist", "test/fid": fid, "protocol": PROTOCOL, **more}))
 
 
 def test_an_evaluation_of_a_checkpoint_names_model_and_folder(tmp_path: Path) -> None:
-    write(tmp_path / "runs" / "monday", "vae", 5.0, reference_sha256="b" * 64)
+    write(tmp_path / "runs" / "monday", "vae", 5.0)
     evaluated(tmp_path / "runs" / "monday" / "checkpoints" / "evaluation.json", checkpoint="gone/checkpoints/best.ckpt")
     (tmp_path / "runs" / "monday" / "checkpoints" / "best.ckpt").touch()
-    evaluated(tmp_path / "lent" / "evaluation.json", 6.0, checkpoint="lent/x.ckpt", model="gan", data="mnist")
-    evaluated(tmp_path / "old" / "evaluation.json", 7.0, checkpoint="old/x.ckpt")
+    evaluated(tmp_path / "lent" / "evaluation.json", 6.0, checkpoint="lent/x.ckpt")
     (group,) = groups(find_rows([tmp_path])).values()
-    assert [row.model for row in group] == ["vae (monday)", "vae", "gan (lent)", "x.ckpt (old)"]
+    assert [row.model for row in group] == ["vae (monday)", "vae", "x.ckpt (lent)"]
     assert group[0].path == tmp_path / "runs" / "monday" / "checkpoints"
     assert group[0].checkpoint == tmp_path / "runs" / "monday" / "checkpoints" / "best.ckpt"
     assert group[1].checkpoint == tmp_path / "runs" / "monday"
 
 
-def test_an_evaluation_of_samples_is_named_by_its_model_or_their_file(tmp_path: Path) -> None:
+def test_an_evaluation_of_samples_is_named_by_their_file(tmp_path: Path) -> None:
     evaluated(tmp_path / "drawn_evaluation.json", samples="out/drawn.npz")
-    evaluated(tmp_path / "theirs_evaluation.json", 3.0, samples="out/theirs.npy", model="stylegan", data="mnist")
+    evaluated(tmp_path / "theirs_evaluation.json", 3.0, samples="out/theirs.npy")
     evaluated(tmp_path / "without_evaluation.json", None, samples="out/without.npy")
     (group,) = groups(find_rows([tmp_path])).values()
-    assert [(row.model, row.data) for row in group] == [("stylegan", "mnist"), ("drawn.npz", "mnist")]
+    assert [(row.model, row.data) for row in group] == [("theirs.npy", "mnist"), ("drawn.npz", "mnist")]
     assert group[1].path == tmp_path / "drawn_evaluation.json"
 
 
-def test_evaluations_that_do_not_say_their_data_or_weights_stand_apart(tmp_path: Path) -> None:
+def test_evaluations_that_do_not_say_their_weights_stand_apart(tmp_path: Path) -> None:
     evaluated(tmp_path / "drawn_evaluation.json", samples="drawn.npz", protocol={**PROTOCOL, "weights": None})
-    assert "unknown data: 5000 samples against 10000 images" in as_text(find_rows([tmp_path]))
+    assert "mnist: 5000 samples against 10000 images" in as_text(find_rows([tmp_path]))
     (tmp_path / "drawn_evaluation.json").write_text("[]")
     assert find_rows([tmp_path]) == []
 

@@ -214,25 +214,25 @@ def test_a_term_that_comes_now_and_then_is_averaged_over_its_own_steps(composed:
 def test_interpolations_begin_and_end_at_the_images_of_their_seeds(composed: Compose, name: str) -> None:
     deterministic = ["sampler@model.sampler=heun"] if name == "diffusion" else []
     built = model(composed, name, *deterministic)
-    paths = built.interpolate(3, num_steps=4, seed=5)
+    paths = built.interpolate(3, num_images=4, seed=5)
     assert paths.shape == (3, 4, 1, 8, 8)
     torch.testing.assert_close(paths[:, 0], built.sample(3, seed=5), atol=1e-4, rtol=0)
     classes = None if built.num_classes is None else torch.tensor([5, 6, 7])
     torch.testing.assert_close(paths[:, -1], built.sample(3, classes, seed=8), atol=1e-4, rtol=0)
-    torch.testing.assert_close(built.interpolate(3, num_steps=4, seed=5, batch_size=5), paths, atol=1e-4, rtol=0)
+    torch.testing.assert_close(built.interpolate(3, num_images=4, seed=5, batch_size=5), paths, atol=1e-4, rtol=0)
 
 
 def test_a_round_walk_ends_a_step_before_its_beginning(composed: Compose) -> None:
     gan = model(composed, "gan")
-    walk = gan.interpolate(2, num_steps=5, num_waypoints=3, is_loop=True)
+    walk = gan.interpolate(2, num_images=5, num_waypoints=3, is_loop=True)
     assert walk.shape == (2, 12, 1, 8, 8)
     torch.testing.assert_close(walk[:, 4], gan.sample(2, seed=2), atol=1e-4, rtol=0)
     torch.testing.assert_close(walk[:, 8], gan.sample(2, seed=4), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("options", [{"num_steps": 1}, {"num_waypoints": 1}])
+@pytest.mark.parametrize("options", [{"num_images": 1}, {"num_waypoints": 1}])
 def test_a_path_has_two_ends(composed: Compose, options: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="2 steps and waypoints"):
+    with pytest.raises(ValueError, match="2 images and waypoints"):
         model(composed, "gan").interpolate(2, **options)
 
 

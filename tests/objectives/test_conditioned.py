@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from imagegen.objectives.noise_schedules import Cosine
-from imagegen.objectives.observations import Known, conditioned
+from imagegen.objectives.observations import Conditioned, Known
 from imagegen.objectives.samplers import ancestral
 from imagegen.objectives.time_grids import uniform
 
@@ -26,7 +26,7 @@ class StandardNormal:
 
 def test_the_share_of_the_variance_is_that_of_the_network() -> None:
     y = Known(KNOWN)(torch.full((1, 1, 4, 4), 0.7))
-    given = conditioned(StandardNormal(), Known(KNOWN), y, 0.1, Cosine())
+    given = Conditioned(StandardNormal(), Known(KNOWN), y, 0.1, Cosine())
     x, t = torch.randn(1, 1, 4, 4), torch.tensor(0.4)
     denoised, share = given.with_variance_share(x, t)
     torch.testing.assert_close(denoised, given(x, t))

@@ -19,25 +19,10 @@ from imagegen.objectives.adaptive_sampler import adaptive
 from imagegen.objectives.denoisers import SamplingError
 from imagegen.objectives.samplers import euler
 from imagegen.tasks import perform
+from tests.sample_request import sample_request
 
 Compose = Callable[..., DictConfig]
-REQUEST: dict[str, Any] = {
-    "num_samples": 4,
-    "num_steps": 3,
-    "noise": 0.3,
-    "known": 0.5,
-    "strength": 0.5,
-    "factor": 2,
-    "blur": 0.7,
-    "seed": 0,
-    "labels": None,
-    "columns": None,
-    "options": {},
-    "images": None,
-    "mask": None,
-    "data_dir": None,
-    "accelerator": "cpu",
-}
+REQUEST = sample_request(num_samples=4, num_steps=3, noise=0.3, strength=0.5, blur=0.7)
 SMALL = ["model.network.width=8", "model.num_steps=2", "run_dir=unused"]
 VAE = ["model=cvae", "model.network.hidden=[16]", "run_dir=unused"]
 
@@ -222,7 +207,11 @@ def test_a_gpu_is_used_where_there_is_one(composed: Compose, tmp_path: Path, mon
         ("sample", {"images": "photos"}, "begins with noise alone"),
         ("vary", {"mask": "mask.png"}, "mask: is for task=complete"),
         ("vary", {"accelerator": "tpu"}, "accelerator must be auto or cpu, got tpu"),
-        ("vary", {"images": "PHOTOS", "labels": [10]}, r"labels must lie in 0..9, got 10\.\.10"),
+        (
+            "vary",
+            {"images": "PHOTOS", "labels": [10]},
+            r"from 10 to 10, but the data have the classes 0 to 9",
+        ),
         ("traverse", {"images": "PHOTOS/1.png"}, "two or more"),
     ],
 )

@@ -13,25 +13,10 @@ from PIL import Image
 from imagegen.config import build
 from imagegen.models import GenerativeModel
 from imagegen.tasks import perform
+from tests.sample_request import sample_request
 
 Compose = Callable[..., DictConfig]
-REQUEST = {
-    "num_samples": 12,
-    "num_steps": 5,
-    "noise": 0.3,
-    "known": 0.5,
-    "strength": 0.5,
-    "factor": 2,
-    "blur": 1.0,
-    "seed": 0,
-    "labels": None,
-    "columns": None,
-    "options": {},
-    "images": None,
-    "mask": None,
-    "data_dir": None,
-    "accelerator": "cpu",
-}
+REQUEST = sample_request(num_samples=12, num_steps=5, noise=0.3, strength=0.5)
 SMALL = {
     "vae": ["model.network.hidden=[16]"],
     "cvae": ["model.network.hidden=[16]"],

@@ -10,25 +10,10 @@ from PIL import Image
 
 from imagegen.config import build
 from imagegen.tasks import perform
+from tests.sample_request import sample_request
 
 Compose = Callable[..., DictConfig]
-REQUEST: dict[str, Any] = {
-    "num_samples": 5,
-    "num_steps": 4,
-    "noise": 0.3,
-    "strength": 0.5,
-    "factor": 2,
-    "blur": 0.7,
-    "seed": 0,
-    "labels": None,
-    "columns": None,
-    "options": {},
-    "known": 0.5,
-    "images": None,
-    "mask": None,
-    "data_dir": None,
-    "accelerator": "cpu",
-}
+REQUEST = sample_request(num_samples=5, num_steps=4, noise=0.3, strength=0.5, blur=0.7)
 SMALL = ["model.network.width=8", "model.num_steps=2", "run_dir=unused"]
 MOE = ["model.network.width=16", "model.network.num_blocks=2", "model.network.hidden=16", "run_dir=unused"]
 

@@ -86,7 +86,7 @@ class GenerativeModel(ImageModel):
     def interpolate(
         self,
         num_samples: int,
-        num_steps: int = 8,
+        num_images: int = 8,
         num_waypoints: int = 2,
         is_loop: bool = False,
         labels: Tensor | None = None,
@@ -97,24 +97,24 @@ class GenerativeModel(ImageModel):
         """Paths of images (num_samples, length, C, H, W) through the latents of `num_waypoints` seeds each.
 
         Path i begins at the image of `seed + i` and goes on to those of `seed + i + num_samples` and so on, along
-        great circles (`slerp`), with its class, if any, unchanged. Each leg has `num_steps` images, its ends included;
-        a loop returns to its beginning and is `num_waypoints * (num_steps - 1)` images long.
+        great circles (`slerp`), with its class, if any, unchanged. Each leg has `num_images` images, its ends included;
+        a loop returns to its beginning and is `num_waypoints * (num_images - 1)` images long.
 
         Raises:
-            ValueError: fewer than two steps or waypoints, or a model without latents.
+            ValueError: fewer than two images or waypoints, or a model without latents.
 
         """
         if self.latent_shape is None:
             raise ValueError(f"{type(self).__name__} has no latents to interpolate between")
-        if num_steps < 2 or num_waypoints < 2:
-            raise ValueError(f"a path needs 2 steps and waypoints, got {num_steps} and {num_waypoints}")
+        if num_images < 2 or num_waypoints < 2:
+            raise ValueError(f"a path needs 2 images and waypoints, got {num_images} and {num_waypoints}")
         starts = range(seed, seed + num_samples)
         ends = [
             self.noise(range(seed + i * num_samples, seed + (i + 1) * num_samples), self.latent_shape)
             for i in range(num_waypoints)
         ]
         ends = [*ends, ends[0]] if is_loop else ends
-        shares = [i / (num_steps - 1) for i in range(num_steps - 1)]
+        shares = [i / (num_images - 1) for i in range(num_images - 1)]
         legs = [torch.stack([slerp(a, b, share) for share in shares], 1) for a, b in itertools.pairwise(ends)]
         path = torch.cat(legs if is_loop else [*legs, ends[-1][:, None]], 1)  # (num_samples, length, *latent_shape)
         length = path.shape[1]

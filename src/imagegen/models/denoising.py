@@ -13,7 +13,7 @@ from imagegen.models.base import GenerativeModel
 from imagegen.objectives.denoisers import NetworkDenoiser, Sampler
 from imagegen.objectives.likelihoods import NUM_LEVELS
 from imagegen.objectives.noise_schedules import NoiseSchedule
-from imagegen.objectives.observations import Blurred, Known, Observation, Shrunk, conditioned
+from imagegen.objectives.observations import Blurred, Conditioned, Known, Observation, Shrunk
 from imagegen.objectives.ode_likelihoods import log_density
 from imagegen.objectives.samplers import Denoiser, heun
 
@@ -80,7 +80,7 @@ class DenoisingModel(GenerativeModel):
 
         def draw() -> Tensor:
             denoiser = self.denoiser(self._classes(seeds, labels), **options)
-            given = conditioned(denoiser, observation, observed, noise, self.noise_schedule)
+            given = Conditioned(denoiser, observation, observed, noise, self.noise_schedule)
             x = self.noise_schedule.sigma(times[0]) * self.noise(seeds, self.image_shape)
             return self.solve(given, x, times, seeds, sampler)
 

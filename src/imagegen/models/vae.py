@@ -122,8 +122,8 @@ class VAE(GenerativeModel):
         return self.decode(self.encode(images, labels), self._used(images, labels)).clamp(-1, 1)
 
     @torch.no_grad()
-    def denoise(self, images: Tensor, labels: Tensor | None = None, noise: float = 0.0) -> Tensor:
-        """Noisy images (N, C, H, W) brought back to what the decoder knows, whatever the deviation of the noise."""
+    def denoise(self, images: Tensor, labels: Tensor | None = None, noise: float = 0.0, seed: int = 0) -> Tensor:
+        """Noisy images (N, C, H, W) brought back to what the decoder knows, whatever the noise; nothing is drawn."""
         return self.reconstruct(images, labels)
 
     def _used(self, images: Tensor, labels: Tensor | None) -> Tensor | None:

@@ -125,10 +125,3 @@ class Conditioned:
             [moved] = torch.autograd.grad(denoised, x, correction)
         corrected = denoised.detach() + sigma.square() / alpha.clamp(min=MIN_ALPHA) * moved
         return corrected, None if share is None else share.detach()
-
-
-def conditioned(
-    denoiser: Denoiser, observation: Observation, observed: Tensor, noise: float, schedule: NoiseSchedule
-) -> Conditioned:
-    """The denoiser, with what is `observed` of images taken into account: see `Conditioned`."""
-    return Conditioned(denoiser, observation, observed, noise, schedule)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from functools import partial
 from pathlib import Path
 
 from imagegen.models.base import GenerativeModel
@@ -19,12 +17,7 @@ def sample(model: GenerativeModel, out: Path, request: Request) -> None:
 
 def interpolate(model: GenerativeModel, out: Path, request: Request) -> None:
     """A row of `num_steps` images from one latent to another for each sample, or a film of a round walk (.gif)."""
-    options = dict(request["options"])
-    if "num_steps" in options:  # of the sampler; the model's `interpolate` calls the images of a path so
-        decode = partial(model.decode, num_steps=options.pop("num_steps"))
-        model = copy.copy(model)
-        model.decode = decode  # type: ignore[method-assign]
-    drawing = (request["seed"], request["labels"], request["columns"], options)
+    drawing = (request["seed"], request["labels"], request["columns"], request["options"])
     save_interpolations(model, out, request["num_samples"], request["num_steps"], *drawing)
 
 

@@ -13,6 +13,7 @@ from imagegen.config import build
 from imagegen.data import ImageDataModule
 from imagegen.data.folder import read_pictures
 from imagegen.data.module import from_uint8
+from imagegen.metrics.generation import check_labels
 from imagegen.models.base import GenerativeModel
 from imagegen.tasks.ability import Request
 
@@ -31,7 +32,8 @@ def given_images(model: GenerativeModel, request: Request) -> tuple[Tensor, Tens
     if request["data"].get("binarize") is not None:
         levels = 255 * (levels > 127).to(torch.uint8)
     labels = torch.tensor((request["labels"] or [0]) * len(levels))[: len(levels)]
-    check_labels(labels, model.num_classes)
+    if model.num_classes is not None:
+        check_labels(labels, model.num_classes)
     return from_uint8(levels).to(model.device), labels.to(model.device)
 
 
@@ -42,13 +44,6 @@ def test_images(data: DictConfig, model: GenerativeModel) -> tuple[Tensor, Tenso
     module.setup("test")
     images, labels = module.splits["test"]
     return from_uint8(images).to(model.device), labels.to(model.device)
-
-
-def check_labels(labels: Tensor, num_classes: int | None) -> None:
-    """Raise ValueError for labels below 0 or, where the number of classes is known, not below it."""
-    if labels.min() < 0 or (num_classes is not None and labels.max() >= num_classes):
-        known = "be 0 or above" if num_classes is None else f"lie in 0..{num_classes - 1}"
-        raise ValueError(f"labels must {known}, got {labels.min()}..{labels.max()}")
 
 
 def check_several(images: Tensor) -> None:

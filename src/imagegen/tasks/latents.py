@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from imagegen.metrics.generation import check_labels
 from imagegen.models.base import GenerativeModel
 from imagegen.pictures import Grid, image_grid
 from imagegen.tasks.ability import NUM_IMAGES, Request, ability
-from imagegen.tasks.given import check_labels, check_several, in_parts, test_images
+from imagegen.tasks.given import check_several, in_parts, test_images
 
 
 def reconstruct(model: GenerativeModel, images: Tensor, labels: Tensor, request: Request) -> Grid:

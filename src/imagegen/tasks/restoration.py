@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from imagegen.models.base import GenerativeModel
-from imagegen.models.denoising import DenoisingModel
 from imagegen.objectives.observations import Blurred, Shrunk
 from imagegen.pictures import Grid, image_grid
 from imagegen.tasks.ability import Request, ability
@@ -24,8 +23,7 @@ def denoise(model: GenerativeModel, images: Tensor, labels: Tensor, request: Req
     noisy = images + request["noise"] * model.noise(range(seed, seed + len(images)), images.shape[1:])
 
     def restored(part: slice) -> Tensor:
-        seeded = {"seed": seed + part.start} if isinstance(model, DenoisingModel) else {}  # others draw nothing
-        result: Tensor = restore(noisy[part], labels[part], request["noise"], **seeded, **request["options"])
+        result: Tensor = restore(noisy[part], labels[part], request["noise"], seed + part.start, **request["options"])
         return result
 
     return _beside(noisy, in_parts(restored, len(images)), images)
