@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from imagegen.objectives.noise_schedules import EDM, Cosine, NoiseSchedule, StraightPath
-from imagegen.objectives.observations import Blurred, Known, Observation, Shrunk, conditioned
-from imagegen.objectives.samplers import heun
+from imagegen.objectives.observations import Blurred, Conditioned, Known, Observation, Shrunk
+from imagegen.objectives.samplers import Denoiser, ancestral, heun
 from imagegen.objectives.time_grids import uniform
 
 SHAPE, NOISE = (1, 1, 4, 4), 0.1
@@ -42,7 +42,7 @@ def test_the_denoiser_knows_what_was_observed(observation: Observation, schedule
     x, y = torch.randn(SHAPE, dtype=torch.float64), observation(torch.randn(SHAPE, dtype=torch.float64))
     precision = (1 + (alpha / sigma) ** 2) * torch.eye(16).double() + a.T @ a / NOISE**2
     expected = torch.linalg.solve(precision, alpha / sigma**2 * x.flatten() + a.T @ y.flatten() / NOISE**2)
-    found = conditioned(standard_normal(schedule), observation, y, NOISE, schedule)(x, t)
+    found = Conditioned(standard_normal(schedule), observation, y, NOISE, schedule)(x, t)
     torch.testing.assert_close(found.flatten(), expected)
     assert not found.requires_grad
 
@@ -50,13 +50,37 @@ def test_the_denoiser_knows_what_was_observed(observation: Observation, schedule
 def test_sampling_with_it_draws_the_posterior() -> None:
     schedule, observation = StraightPath(), Known(KNOWN)
     y = observation(torch.full(SHAPE, 0.7))
-    denoiser = conditioned(standard_normal(schedule), observation, y, NOISE, schedule)
+    denoiser = Conditioned(standard_normal(schedule), observation, y, NOISE, schedule)
     samples = heun(denoiser, torch.randn(4000, *SHAPE[1:]), uniform(40).float(), schedule, lambda step: y)
     known, unknown = samples[:, KNOWN[0]], samples[:, ~KNOWN[0]]
     assert known.mean().item() == pytest.approx(0.7 / (1 + NOISE**2), abs=0.02)
     assert known.std().item() < 0.15
     assert unknown.mean().item() == pytest.approx(0, abs=0.02)
     assert unknown.std().item() == pytest.approx(1, abs=0.03)
+
+
+class StandardNormal:
+    """The best denoiser of independent standard normal pixels, which also says variances."""
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        return standard_normal(Cosine())(x, t)
+
+    def with_variance_share(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self(x, t), 0 * x + 0.25
+
+
+def test_the_share_of_the_variance_is_that_of_the_network() -> None:
+    y = Known(KNOWN)(torch.full(SHAPE, 0.7))
+    given = Conditioned(StandardNormal(), Known(KNOWN), y, NOISE, Cosine())
+    x, t = torch.randn(SHAPE), torch.tensor(0.4)
+    denoised, share = given.with_variance_share(x, t)
+    torch.testing.assert_close(denoised, given(x, t))
+    assert share is not None
+    assert share.eq(0.25).all()
+    assert not share.requires_grad
+    start = torch.randn(500, *SHAPE[1:])
+    samples = ancestral(given, start, uniform(30).float(), Cosine(), lambda step: torch.randn_like(start), None)
+    assert (samples[:, KNOWN[0]] - 0.7).abs().mean() < 0.1
 
 
 def test_a_blur_keeps_the_mean_and_shrinks_detail() -> None:
@@ -67,7 +91,7 @@ def test_a_blur_keeps_the_mean_and_shrinks_detail() -> None:
     torch.testing.assert_close(Blurred(0.0)(images), images)
 
 
-def standard_normal(schedule: NoiseSchedule):  # type: ignore[no-untyped-def]
+def standard_normal(schedule: NoiseSchedule) -> Denoiser:
     def denoise(x: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
         return alpha * x / (alpha**2 + sigma**2)
