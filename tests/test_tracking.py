@@ -248,8 +248,16 @@ def test_other_loggers_get_the_pictures_of_the_callback(tmp_path: Path, monkeypa
     monkeypatch.setattr(loggers.TensorBoardLogger, "experiment", tensorboard)
     monkeypatch.setattr(loggers.MLFlowLogger, "experiment", mlflow)
     monkeypatch.setattr(loggers.MLFlowLogger, "run_id", "the run")
-    model = SimpleNamespace(images_seen=64, pictures=lambda num, seed: {"samples": torch.ones(num, 1, 8, 8)})
-    trainer = SimpleNamespace(sanity_checking=False, is_global_zero=True, loggers=[of_tensorboard, of_mlflow])
+    model = SimpleNamespace(
+        images_seen=64,
+        device="cpu",
+        pictures=lambda num, seed: {"samples": torch.ones(num, 1, 8, 8)},
+        pictures_of=lambda images, labels: {},
+    )
+    data = SimpleNamespace(splits={"val": (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.zeros(2))})
+    trainer = SimpleNamespace(
+        sanity_checking=False, is_global_zero=True, loggers=[of_tensorboard, of_mlflow], datamodule=data
+    )
     SampleGrid(str(tmp_path), 4, 0).on_validation_end(trainer, model)
     name, array, step = tensorboard.add_image.call_args.args
     assert (name, step, tensorboard.add_image.call_args.kwargs) == ("samples", 64, {"dataformats": "HWC"})

@@ -134,7 +134,8 @@ def test_pictures_carry_the_number_of_images_seen(cfg: DictConfig, tmp_path: Pat
     cfg.model.latent_dim = 2
     grid = SampleGrid(str(tmp_path), num_samples=9, seed=0)
     fit(cfg, grid, max_images=64)
-    assert {path.name for path in tmp_path.iterdir()} == {"samples_000000064.png", "latent_plane_000000064.png"}
+    names = {"samples", "latent_plane", "reconstructions", "traversals"}
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}_000000064.png" for name in names}
     assert grid.last == tmp_path / "samples_000000064.png"
     assert Image.open(grid.last).size[0] >= 240
 

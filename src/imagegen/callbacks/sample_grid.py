@@ -9,13 +9,17 @@ from lightning import Callback
 from PIL import Image
 from pydantic import NonNegativeInt, PositiveInt
 
+from imagegen.data.module import from_uint8
 from imagegen.pictures import image_grid, save_png
+
+NUM_GIVEN = 500  # validation images
 
 
 class SampleGrid(Callback):
     """Write `<dirpath>/<name>_<images seen>.png` at each validation, and hand the grid to loggers that show images.
 
-    The same seeds are drawn each time, so that the pictures of a run make a film.
+    The same seeds are drawn each time, so that the pictures of a run make a film. Models that take images apart also
+    show what they make of the first of the validation split.
     """
 
     def __init__(self, dirpath: str, num_samples: PositiveInt, seed: NonNegativeInt) -> None:
@@ -28,12 +32,14 @@ class SampleGrid(Callback):
         if trainer.sanity_checking:
             return
         # Every process draws, as weights that lie in shards come together only where all take part; the first writes.
-        pictures = pl_module.pictures(self.num_samples, self.seed)
+        images, labels = (rows[:NUM_GIVEN].to(pl_module.device) for rows in trainer.datamodule.splits["val"])
+        given = pl_module.pictures_of(from_uint8(images), labels)
+        pictures = pl_module.pictures(self.num_samples, self.seed) | given
         if not trainer.is_global_zero:
             return
         for name, images in pictures.items():
             path = self.dirpath / f"{name}_{pl_module.images_seen:09d}.png"
-            grid = image_grid(images)
+            grid = image_grid(images, columns=8 if name in given else None)
             save_png(grid, path)
             if name == "samples":
                 self.last = path

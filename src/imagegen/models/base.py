@@ -144,6 +144,10 @@ class GenerativeModel(ImageModel):
         """The images (N, C, H, W) in [-1, 1] that people should look at during training, by name."""
         return {"samples": self.sample(num_samples, seed=seed)}
 
+    def pictures_of(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """What is to be looked at of given images (N, C, H, W) in [-1, 1] with labels (N,), in rows of eight."""
+        return {}
+
     def noise(self, seeds: range, shape: Sequence[int], stream: int = 0) -> Tensor:
         """Standard normal noise (N, *shape), row i from a counter-based generator keyed by `seeds[i]` alone.
 

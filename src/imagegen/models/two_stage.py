@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -58,6 +59,15 @@ class TwoStageModel(GenerativeModel):
         else:
             super().update_average()
             self.prior._averaged_at = self.images_seen
+
+    def reconstruct(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Images (N, C, H, W) as the autoencoder keeps them."""
+        raise NotImplementedError
+
+    def pictures_of(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Images beside their reconstructions."""
+        restored = self.reconstruct(images[:32], labels[:32])
+        return {"reconstructions": torch.stack([images[:32], restored], 1).flatten(0, 1)}
 
     def sampling_protocol(self) -> dict[str, Any]:
         """That of the prior."""

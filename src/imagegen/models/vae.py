@@ -186,6 +186,13 @@ class VAE(GenerativeModel):
             pictures["latent_plane"] = self.latent_plane(16)
         return pictures
 
+    def pictures_of(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Images beside their reconstructions, and a row for each of the eight latents that say most of them."""
+        restored = self.reconstruct(images[:32], labels[:32])
+        traversals = self.traverse(8, num_steps=8, images=images, labels=labels)
+        pairs = torch.stack([images[:32], restored], 1)
+        return {"reconstructions": pairs.flatten(0, 1), "traversals": traversals.flatten(0, 1)}
+
     @torch.no_grad()
     def latent_plane(self, side: int) -> Tensor:
         """Images (side * side, C, H, W) of a grid over a two-dimensional latent space, by quantiles of the prior."""

@@ -13,16 +13,20 @@ from imagegen.objectives.likelihoods import bits_per_dim
 from imagegen.tasks.ability import NUM_IMAGES, Request, ability
 from imagegen.tasks.given import check_several, in_parts
 
+NUM_SHOWN = 10  # latents, of those that say most
+
 
 def explain(model: GenerativeModel, images: Tensor, labels: Tensor, request: Request) -> str:
-    """Which latents are active and, where the attributes of images are known (shapes), which say what of them."""
+    """How much latents say of images and, where the attributes of images are known (shapes), which say what of them."""
     check_several(images)
     images, labels, data = images[:NUM_IMAGES], labels[:NUM_IMAGES], request["data"]
     report = ability(model, "unit_report", "explain")(images, labels)
-    variance = report["variance"]
+    variance, kl = report["variance"], report["kl"]
     active = int((variance > ACTIVE).sum())
     lines = [f"{active} of {len(variance)} latents are active (variance of the posterior mean above {ACTIVE})"]
-    lines.append(f"KL: {float(report['kl'].sum()):.2f} nats per image")
+    what = "latents" if len(kl) == len(variance) else "groups of latents"
+    most = ", ".join(f"{int(i)} ({float(v):.2f})" for v, i in zip(*kl.topk(min(NUM_SHOWN, len(kl))), strict=True))
+    lines.append(f"KL: {float(kl.sum()):.2f} nats per image, most of it in the {what} {most}")
     if data.name != "shapes" or request["images"] is not None:
         return "\n".join(lines)
     drawn = shapes.attributes(data.read.num_test, "test", data.read.seed)
