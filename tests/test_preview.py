@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from omegaconf import DictConfig
 
-from imagegen.preview import preview
+from imagegen.preview import Clock, preview
 
 Compose = Callable[..., DictConfig]
 
@@ -32,3 +32,17 @@ def test_epochs_and_time(composed: Compose, capsys: pytest.CaptureFixture[str]) 
     assert "3,591 images" in capsys.readouterr().out
     preview(composed(*small, "trainer.max_time=00:02:00:00"))
     assert "2.0 h, some" in capsys.readouterr().out
+
+
+def test_of_a_slow_model_one_step_and_one_image_are_enough(
+    composed: Compose, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    monkeypatch.setattr("imagegen.preview.ENOUGH", 0.0)
+    monkeypatch.setattr("imagegen.models.GAN.sample", lambda self, num, *_, **__: drawn.append(num))
+    clocks: list[Clock] = []
+    monkeypatch.setattr("imagegen.preview.Clock", lambda: clocks.append(Clock()) or clocks[0])
+    preview(composed("model=gan", "model.network.hidden=[16]", "run_dir=unused", "trainer=cpu"))
+    assert drawn == [1]
+    assert (clocks[0].num_timed, clocks[0].flops > 0) == (1, True)
+    assert "images/s" in capsys.readouterr().out

@@ -23,33 +23,39 @@ from imagegen.trainer import Trainer
 NUM_STEPS = 12
 NUM_WARM = 4  # of them not timed
 NUM_DRAWN = 32
+ENOUGH = 5.0  # seconds, of which each part of the preview takes about so many, at least one step or image
 
 
 class Clock(Callback):
-    """Times the steps after the first `NUM_WARM`, and counts the operations of the first."""
+    """Times steps after the first `NUM_WARM`, or fewer if they take long, and counts the operations of the first."""
 
     def __init__(self) -> None:
-        self.seconds = 0.0
         self.flops = 0
-        self._num_steps = 0
-        self._start = 0.0
+        self.num_timed = 0
+        self.seconds = 0.0  # of the steps timed
+        self._num_seen = 0
+        self._begin = 0.0  # of all
+        self._start = 0.0  # of the steps timed
         self._counter: FlopCounterMode | None = None
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        if self._num_steps == 0:
+        if self._num_seen == 0:
+            self._begin = time.perf_counter()
             self._counter = FlopCounterMode(display=False)
             self._counter.__enter__()  # type: ignore[no-untyped-call]
-        if self._num_steps == NUM_WARM:
-            _wait()
-            self._start = time.perf_counter()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self._num_steps += 1
+        self._num_seen += 1
         if self._counter is not None:
             self._counter.__exit__(None, None, None)  # type: ignore[no-untyped-call]
             self.flops, self._counter = self._counter.get_total_flops() // len(batch[0]), None
         _wait()
-        self.seconds = time.perf_counter() - self._start
+        now = time.perf_counter()
+        if self._start:
+            self.num_timed, self.seconds = self.num_timed + 1, now - self._start
+            trainer.should_stop = self.seconds > ENOUGH
+        elif self._num_seen >= NUM_WARM or now - self._begin > ENOUGH:
+            self._start = now
 
 
 def preview(cfg: DictConfig) -> None:
@@ -65,7 +71,7 @@ def preview(cfg: DictConfig) -> None:
     trainer = build(trainer_cfg, "trainer", callbacks=[callbacks["budget"], clock], logger=False)
     trainer.fit(model, data)
 
-    images_per_second = (NUM_STEPS - NUM_WARM) * cfg.data.batch_size / clock.seconds
+    images_per_second = clock.num_timed * cfg.data.batch_size / clock.seconds
     rows = {
         "parameters": model.num_parameters,
         "FLOPs per image": f"{clock.flops:,} (a training step, convolutions and matrix products)",
@@ -92,16 +98,24 @@ def _durations(
         words = f"{_text(num_images / images_per_second)} for {num_images:,} images"
     rows = {"training": words}
     if isinstance(model, GenerativeModel) and "metrics" in callbacks:
-        model.sample(NUM_DRAWN)
-        start = time.perf_counter()
-        model.sample(NUM_DRAWN)
-        _wait()
-        per_image = (time.perf_counter() - start) / NUM_DRAWN
+        per_image = _seconds_per_image(model)
         for split, number in callbacks["metrics"].num_samples.items():
             name = "each validation" if split == "val" else "the final scores"
             rows[name] = f"{_text(per_image * number)} to draw {number:,} images, and their features"
         rows["validations"] = f"every {cfg.val_every_images:,} images and at the end"
     return rows
+
+
+def _seconds_per_image(model: GenerativeModel) -> float:
+    """Of a batch of `NUM_DRAWN` images, or of one, if that takes long."""
+    for num_images in (1, 1, NUM_DRAWN):
+        start = time.perf_counter()
+        model.sample(num_images)
+        _wait()
+        seconds = (time.perf_counter() - start) / num_images
+        if seconds > ENOUGH:
+            break
+    return seconds
 
 
 def _wait() -> None:
