@@ -227,12 +227,32 @@ def test_the_number_of_levels_is_that_of_the_pixels(num_levels: int, kind: str |
         ImageDataModule("grey", grey_splits, (1, 10, 2), 2, num_levels, 50, binarize=kind)  # type: ignore[arg-type]
 
 
-def test_dynamic_binarisation_draws_anew_in_training_only() -> None:
-    class Training:
-        training = True
-        overfit_batches = 0
-        global_rank, world_size = 0, 1
+class Training:
+    """A Trainer, as far as a data module asks."""
 
+    overfit_batches = 0
+    global_rank, world_size = 0, 1
+
+    def __init__(self, training: bool = True) -> None:
+        self.training = training
+
+
+def test_half_of_the_training_images_are_mirrored() -> None:
+    data = ImageDataModule("grey", grey_splits, (1, 10, 2), 2, 256, 50, random_flip=True)
+    data.setup()
+    images, labels = batch = data.splits["train"]
+    straight = data.on_after_batch_transfer(batch, 0)[0]
+    data.trainer = Training()  # type: ignore[assignment]
+    first, second = (data.on_after_batch_transfer(batch, 0)[0] for _ in range(2))
+    is_straight, is_mirrored = (first.eq(expected).flatten(1).all(1) for expected in (straight, straight.flip(3)))
+    assert (is_straight ^ is_mirrored).all()
+    assert is_mirrored.float().mean().item() == pytest.approx(0.5, abs=0.1)
+    assert not first.equal(second)
+    data.trainer = Training(training=False)  # type: ignore[assignment]
+    assert data.on_after_batch_transfer(batch, 0)[0].equal(straight)
+
+
+def test_dynamic_binarisation_draws_anew_in_training_only() -> None:
     data = ImageDataModule("grey", grey_splits, (1, 10, 2), 2, 2, 50, binarize="dynamic")
     data.setup()
     assert data.splits["train"][0].unique().tolist() == [64, 191]
@@ -242,5 +262,5 @@ def test_dynamic_binarisation_draws_anew_in_training_only() -> None:
     assert set(first.unique().tolist()) == {-1.0, 1.0}
     assert not first.equal(second)
     assert (first.mean((0, 1, 2)) / 2 + 0.5).tolist() == pytest.approx([64 / 255, 191 / 255], abs=0.03)
-    Training.training = False
+    data.trainer = Training(training=False)  # type: ignore[assignment]
     assert data.on_after_batch_transfer((data.splits["val"][0], batch[1]), 0)[0].unique().tolist() == [-1.0, 1.0]

@@ -160,6 +160,7 @@ class ImageDataModule(LightningDataModule):
     `binarize` makes each pixel black or white with its grey level as the probability of white (Salakhutdinov & Murray
     2008): `fixed` once, by a seed of its own; `dynamic` anew in each training step, fixed for validation and test.
     `num_levels` says to likelihoods how many values a pixel can then have: 2, and otherwise 256.
+    `random_flip` mirrors each training image from left to right with probability 1/2.
     `num_train_images` are used of the training images, the same ones in every run: what can be learned from few?
     """
 
@@ -177,6 +178,7 @@ class ImageDataModule(LightningDataModule):
         data_dir: str | Path | None = None,
         seed: int = 0,
         binarize: Literal["fixed", "dynamic"] | None = None,
+        random_flip: bool = False,
         num_train_images: PositiveInt | None = None,
     ) -> None:
         """Store the settings; nothing is read before `prepare_data` or `setup`.
@@ -205,6 +207,7 @@ class ImageDataModule(LightningDataModule):
         self.data_dir = Path(data_dir) if data_dir else None
         self.seed = seed
         self.binarize = binarize
+        self.random_flip = random_flip
         self.num_train_images = num_train_images
         self.splits: Splits = {}
 
@@ -277,7 +280,11 @@ class ImageDataModule(LightningDataModule):
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """Turn the images into float32 in [-1, 1] on the device, so that a quarter of the bytes is transferred."""
         images, labels = batch
-        if self.binarize == "dynamic" and self.trainer is not None and self.trainer.training:
+        is_training = self.trainer is not None and self.trainer.training
+        if self.random_flip and is_training:
+            mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+            images = torch.where(mirrored, images.flip(3), images)
+        if self.binarize == "dynamic" and is_training:
             return (torch.rand(images.shape, device=images.device) < images / 255).float() * 2 - 1, labels
         return from_uint8(images), labels
 

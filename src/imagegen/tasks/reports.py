@@ -12,6 +12,7 @@ from imagegen.models.vae import ACTIVE
 from imagegen.objectives.likelihoods import bits_per_dim
 from imagegen.tasks.ability import NUM_IMAGES, Request, ability
 from imagegen.tasks.given import check_several, in_parts
+from imagegen.tasks.latents import encode
 
 NUM_SHOWN = 10  # latents, of those that say most
 
@@ -19,8 +20,8 @@ NUM_SHOWN = 10  # latents, of those that say most
 def explain(model: GenerativeModel, images: Tensor, labels: Tensor, request: Request) -> str:
     """How much latents say of images and, where the attributes of images are known (shapes), which say what of them."""
     check_several(images)
-    images, labels, data = images[:NUM_IMAGES], labels[:NUM_IMAGES], request["data"]
-    report = ability(model, "unit_report", "explain")(images, labels)
+    data = request["data"]
+    report = ability(model, "unit_report", "explain")(images[:NUM_IMAGES], labels[:NUM_IMAGES])
     variance, kl = report["variance"], report["kl"]
     active = int((variance > ACTIVE).sum())
     lines = [f"{active} of {len(variance)} latents are active (variance of the posterior mean above {ACTIVE})"]
@@ -30,8 +31,8 @@ def explain(model: GenerativeModel, images: Tensor, labels: Tensor, request: Req
     if data.name != "shapes" or request["images"] is not None:
         return "\n".join(lines)
     drawn = shapes.attributes(data.read.num_test, "test", data.read.seed)
-    attributes = torch.stack([x.float() for x in drawn.values()], 1)[: len(images)]
-    latents = ability(model, "encode")(images, labels).cpu()
+    attributes = torch.stack([x.float() for x in drawn.values()], 1)
+    latents = encode(model, images, labels, request)["latents"].cpu()  # of all: of few, information is overestimated
     information = mutual_information(latents, attributes)
     gaps = mutual_information_gap(information, attributes)
     lines.append(f"{'attribute':<12} {'gap':>6}   latents that say most of it (nats)")
