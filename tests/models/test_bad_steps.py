@@ -81,3 +81,13 @@ def test_too_many_bad_steps_end_the_training(composed: Compose, name: str) -> No
     cfg = composed(f"model={name}", *SMALL[name], "data.batch_size=16", "run_dir=unused")
     with pytest.raises(DivergenceError, match=r"diverged after \d+ images: 11 steps.*last losses: train/.*model\.lr"):
         fit(cfg, Spoil(set(range(5, 100)), "loss"))
+
+
+def test_bad_steps_before_a_stop_count_after_it(composed: Compose) -> None:
+    cfg = composed("model=vae", *SMALL["vae"], "data.batch_size=16", "run_dir=unused")
+    first, second = fit(cfg, Spoil({27, 28, 29}, "loss")), build(cfg.model, "model")
+    checkpoint: dict[str, Any] = {}
+    first.on_save_checkpoint(checkpoint)
+    second.on_load_checkpoint(checkpoint)
+    assert second.num_bad_steps == 3
+    assert second._num_bad_in_a_row == first._num_bad_in_a_row == 3

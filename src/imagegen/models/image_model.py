@@ -223,12 +223,14 @@ class ImageModel(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["images_seen"] = self.images_seen
         checkpoint["losses"] = {"sums": self._sums, "num_summed": self._num_summed, "means": self.train_means}
+        checkpoint["bad_steps"] = [self.num_bad_steps, self._num_bad_in_a_row, self._num_bad_logged]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.images_seen = self._averaged_at = checkpoint["images_seen"]
         losses = checkpoint.get("losses", {})
         self._sums, self._num_summed = dict(losses.get("sums", {})), losses.get("num_summed", 0)
         self.train_means = losses.get("means", {})
+        self.num_bad_steps, self._num_bad_in_a_row, self._num_bad_logged = checkpoint.get("bad_steps", [0, 0, 0])
 
     def __setattr__(self, name: str, value: Any) -> None:
         # nn.Module's own takes microseconds to see that a number or a loss is no module: much for what a step sets.
