@@ -31,8 +31,8 @@ def traverse(model: GenerativeModel, images: Tensor, labels: Tensor, request: Re
 def change_class(model: GenerativeModel, images: Tensor, labels: Tensor, request: Request) -> Grid:
     """Attribute arithmetic: images in the first column, then the same moved by the difference of two classes' means.
 
-    To the latents of an image the mean latents of the column's class are added and those of its own subtracted. The
-    means are those of the test split, also for images of one's own.
+    To the latents of an image the mean latents of the column's class are added and those of its own subtracted, and a
+    model that knows labels is told the column's. The means are those of the test split, also for images of one's own.
     """
     encode, decode = ability(model, "encode"), ability(model, "decode")
     known, classes = (images, labels) if request["images"] is None else test_images(request["data"], model)
@@ -44,7 +44,9 @@ def change_class(model: GenerativeModel, images: Tensor, labels: Tensor, request
     images, labels = images[:count], labels[:count]
     check_labels(labels, num_classes)
     moved = (encode(images, labels) - means[labels])[:, None] + means
-    drawn_labels = None if model.num_classes is None else labels.repeat_interleave(num_classes)
+    drawn_labels = (
+        None if model.num_classes is None else torch.arange(num_classes, device=model.device).repeat(len(images))
+    )
     changed = decode(moved.flatten(0, 1), drawn_labels).unflatten(0, moved.shape[:2])
     rows = torch.cat([images[:, None], changed.clamp(-1, 1)], 1)
     return image_grid(rows.flatten(0, 1), columns=num_classes + 1)
