@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
 
@@ -41,8 +39,6 @@ def main(cfg: DictConfig) -> float | None:
 
         scores = collect_scores(trainer, model, **costs)
         run.finish(scores)
-    if HydraConfig.get().mode == RunMode.MULTIRUN and cfg.optimized_metric not in scores:
-        print(f"optimized_metric: no {cfg.optimized_metric} among the scores: {', '.join(map(str, scores))}")
     return scores.get(cfg.optimized_metric)  # what a sweep gets back
 
 
