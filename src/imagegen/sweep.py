@@ -30,15 +30,15 @@ class SweepTable(Callback):
             return
         cfg, value = job_return.cfg, job_return._return_value
         is_done = job_return.status == JobStatus.COMPLETED
-        entry: dict[str, Any] = {
+        run = None if cfg is None or cfg.run_dir is None else str(cfg.run_dir)
+        entry = {
             "overrides": list(job_return.overrides or []),
             "state": "finished" if is_done else "failed",
             "score": value if is_done else None,
             "reason": None if is_done else (str(value).splitlines() or [type(value).__name__])[0],
-            "run": None if cfg is None or cfg.run_dir is None else str(cfg.run_dir),
+            "run": run,
         }
-        scores = read_json(Path(entry["run"]) / "scores.json") if entry["run"] else {}
-        if is_done and value is None and scores:
+        if is_done and value is None and run and (scores := read_json(Path(run) / "scores.json")):
             known = ", ".join(name for name in scores if name.startswith("test/") and not name.endswith("_se"))
             print(f"optimized_metric: no {config.optimized_metric} among the scores: {known}")
         folder = Path(config.hydra.sweep.dir)

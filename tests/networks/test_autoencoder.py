@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from imagegen.networks.autoencoder import ClassPrior, MLPAutoencoder, ResidualAutoencoder, gaussian_posterior
+from imagegen.networks.autoencoder import MLPAutoencoder, ResidualAutoencoder, gaussian_posterior
 from imagegen.networks.hierarchical_autoencoder import HierarchicalAutoencoder
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]
@@ -122,22 +122,9 @@ def test_a_conditional_network_needs_labels_and_looks_at_them(kind: str) -> None
         net.decode(latents)
 
 
-def test_the_prior_of_a_class_is_a_normal_distribution_in_its_place() -> None:
-    prior, labels = ClassPrior(5, 3).double(), torch.tensor([4, 0, 4, 2])
-    nn.init.normal_(prior.moments.weight, std=0.3)
-    mean, log_var = torch.randn(4, 3).double(), torch.randn(4, 3).double()
-    centre = prior(torch.zeros(4, 3).double(), labels)
-    deviation = prior(torch.ones(4, 3).double(), labels) - centre
-    assert not centre[0].equal(centre[1])
-    found = gaussian_posterior(*prior.standard(mean, log_var, labels), torch.zeros(4, 3).double()).kl
-    expected = kl_divergence(Normal(mean, (0.5 * log_var).exp()), Normal(centre, deviation))
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(prior(prior.standard(mean, log_var, labels)[0], labels), mean)
-
-
 @every_kind
 def test_the_prior_begins_as_the_standard_one(kind: str) -> None:
     net = network(kind, (1, 8, 8), 5)
     latents = torch.randn(5, 3)
     assert net.prior(latents, torch.arange(5)).equal(latents)
-    assert network(kind, (1, 8, 8)).prior is None
+    assert network(kind, (1, 8, 8)).prior(latents, None).equal(latents)

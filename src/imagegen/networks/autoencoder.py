@@ -16,9 +16,10 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from imagegen.networks.class_prior import ClassPrior
 from imagegen.networks.convolutional import sizes
 from imagegen.networks.coupling_flow import CouplingFlow
-from imagegen.networks.mlp import given, mlp, with_labels
+from imagegen.networks.mlp import mlp, with_labels
 from imagegen.networks.unet import ChannelNorm
 
 Parameters = tuple[Tensor, ...]
@@ -61,41 +62,12 @@ def moments(out: Tensor) -> tuple[Tensor, Tensor]:
     return mean, log_var.clamp(-20, 10)
 
 
-class ClassPrior(nn.Module):
-    """A normal prior of its own for each class, at first the standard one: the p(z | y) of Sohn et al. 2015, sec. 4.1.
-
-    Without it a decoder that sees one-hot labels beside latents learns to ignore them: the latents say the class too.
-    Nobody else has to know of it, as latents are standard normal before they are put in the place of their class.
-    """
-
-    GAIN = 10.0  # the means go far, and should be there early, at the small steps that suit a network
-
-    def __init__(self, num_classes: int, latent_dim: int) -> None:
-        super().__init__()
-        self.moments = nn.Embedding(num_classes, 2 * latent_dim)  # mean and log deviation
-        nn.init.zeros_(self.moments.weight)
-
-    def forward(self, latents: Tensor, labels: Tensor | None) -> Tensor:
-        """Standard normal latents (N, D) of classes (N,), in their place."""
-        mean, log_std = self._moments(labels)
-        return mean + torch.exp(log_std) * latents
-
-    def standard(self, mean: Tensor, log_var: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Mean and log variance, each (N, D), of what is drawn in its place, were it still before."""
-        centre, log_std = self._moments(labels)
-        return (mean - centre) * torch.exp(-log_std), log_var - 2 * log_std
-
-    def _moments(self, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        mean, log_std = self.moments(given(labels)).chunk(2, 1)
-        return self.GAIN * mean, log_std
-
-
 class Autoencoder(nn.Module):
     """A network with one layer of latents: a subclass sets these, and writes `moments` and `decode`."""
 
     latent_dim: int
     num_classes: int | None
-    prior: ClassPrior | None
+    prior: ClassPrior
 
     def moments(self, images: Tensor, labels: Tensor | None) -> Tensor:
         """Mean and log variance of the posterior, side by side: (N, 2 * latent_dim)."""
@@ -103,8 +75,7 @@ class Autoencoder(nn.Module):
 
     def encode(self, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean and log variance of the posterior, each (N, latent_dim)."""
-        mean, log_var = moments(self.moments(images, labels))
-        return (mean, log_var) if self.prior is None else self.prior.standard(mean, log_var, labels)
+        return self.prior.standard(*moments(self.moments(images, labels)), labels)
 
     def decode(self, latents: Tensor, labels: Tensor | None = None) -> Parameters:
         """Parameters of the distribution of pixels given latents (N, latent_dim)."""
@@ -131,7 +102,7 @@ class MLPAutoencoder(Autoencoder):
         self.image_shape = tuple(image_shape)
         self.latent_dim = latent_dim
         self.num_classes = num_classes
-        self.prior = None if num_classes is None else ClassPrior(num_classes, latent_dim)
+        self.prior = ClassPrior(num_classes, latent_dim)
         self.encoder = mlp([pixels + labels, *hidden, 2 * latent_dim], nn.SiLU)
         self.decoder = mlp([latent_dim + labels, *reversed(hidden), 2 * pixels], nn.SiLU)
 
@@ -139,8 +110,7 @@ class MLPAutoencoder(Autoencoder):
         return self.encoder(with_labels(images.flatten(1), labels, self.num_classes))  # type: ignore[no-any-return]
 
     def decode(self, latents: Tensor, labels: Tensor | None = None) -> Parameters:
-        placed = latents if self.prior is None else self.prior(latents, labels)
-        outputs = self.decoder(with_labels(placed, labels, self.num_classes)).float()
+        outputs = self.decoder(with_labels(self.prior(latents, labels), labels, self.num_classes)).float()
         location, log_scale = outputs.view(-1, 2, *self.image_shape).unbind(1)
         return location, bounded(log_scale)
 
@@ -172,7 +142,7 @@ class ResidualAutoencoder(Autoencoder):
         num_levels = len(steps) - 2
         self.encoder = Trunk(16 * image_shape[0], width, num_blocks, num_levels, is_down=True)
         self.posterior = nn.Linear(features + labels, 2 * latent_dim)
-        self.prior = None if num_classes is None else ClassPrior(num_classes, latent_dim)
+        self.prior = ClassPrior(num_classes, latent_dim)
         self.flow = CouplingFlow(latent_dim, num_couplings) if num_couplings else None
         self.project = nn.Linear(latent_dim + labels, features)
         self.decoder = Trunk(width, width, num_blocks, num_levels, is_down=False)
@@ -193,8 +163,8 @@ class ResidualAutoencoder(Autoencoder):
         return self._decode(latents if self.flow is None else self.flow(latents), labels)
 
     def _decode(self, drawn: Tensor, labels: Tensor | None) -> Parameters:
-        placed = drawn if self.prior is None else self.prior(drawn, labels)
-        x = self.project(with_labels(placed, labels, self.num_classes)).view(len(drawn), -1, *self.smallest)
+        placed = with_labels(self.prior(drawn, labels), labels, self.num_classes)
+        x = self.project(placed).view(len(drawn), -1, *self.smallest)
         parameters: Parameters = self.head(self.decoder(x))
         return parameters
 
@@ -214,7 +184,8 @@ class SpatialAutoencoder(Autoencoder):
         steps = sizes(image_shape)
         self.latent_shape = (num_channels, *steps[0])
         self.latent_dim = math.prod(self.latent_shape)
-        self.num_classes = self.prior = None
+        self.num_classes = None
+        self.prior = ClassPrior(None, self.latent_dim)
         num_levels = len(steps) - 2
         self.encoder = Trunk(16 * image_shape[0], width, num_blocks, num_levels, is_down=True)
         self.posterior = nn.Sequential(ChannelNorm(width), nn.SiLU(), nn.Conv2d(width, 2 * num_channels, 1))

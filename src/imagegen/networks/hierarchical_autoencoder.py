@@ -10,7 +10,8 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from imagegen.networks.autoencoder import Block, ClassPrior, Parameters, PixelHead, Posterior, flow_posterior, moments
+from imagegen.networks.autoencoder import Block, Parameters, PixelHead, Posterior, flow_posterior, moments
+from imagegen.networks.class_prior import ClassPrior
 from imagegen.networks.convolutional import sizes
 from imagegen.networks.coupling_flow import CouplingFlow
 from imagegen.networks.mlp import with_labels
@@ -47,7 +48,7 @@ class HierarchicalAutoencoder(nn.Module):
         self.up = nn.ModuleList(Block(width) for _ in self.sizes)
         features, labels = width * math.prod(self.sizes[0]), num_classes or 0
         self.posterior = nn.Linear(features + labels, 2 * top_dim)
-        self.prior = None if num_classes is None else ClassPrior(num_classes, top_dim)
+        self.prior = ClassPrior(num_classes, top_dim)
         self.flow = CouplingFlow(top_dim, num_couplings)
         self.project = nn.Linear(top_dim + labels, features)
         self.groups = nn.ModuleList(Group(width, latent_channels) for _ in self.shapes)
@@ -62,9 +63,7 @@ class HierarchicalAutoencoder(nn.Module):
             x = block(F.avg_pool2d(x, 2) if i else x)
             features.insert(0, x)
         out = self.posterior(with_labels(x.flatten(1), labels, self.num_classes))
-        mean, log_var = moments(out)
-        if self.prior is not None:
-            mean, log_var = self.prior.standard(mean, log_var, labels)
+        mean, log_var = self.prior.standard(*moments(out), labels)
         drawn, top = flow_posterior(mean, log_var, noise[:, : self.parts[0]], self.flow)
         parameters, rest = self._descend(drawn, labels, noise, features)
         latents, kl = torch.cat([top.latents, rest.latents], 1), torch.cat([top.kl, rest.kl], 1)
@@ -77,8 +76,8 @@ class HierarchicalAutoencoder(nn.Module):
     def _descend(
         self, top: Tensor, labels: Tensor | None, noise: Tensor, features: list[Tensor] | None
     ) -> tuple[Parameters, Posterior]:
-        placed = top if self.prior is None else self.prior(top, labels)
-        x = self.project(with_labels(placed, labels, self.num_classes)).view(len(top), -1, *self.sizes[0])
+        placed = with_labels(self.prior(top, labels), labels, self.num_classes)
+        x = self.project(placed).view(len(top), -1, *self.sizes[0])
         x = x.contiguous(memory_format=torch.channels_last)
         latents, kls = [], []
         ratio = torch.zeros(len(noise), device=noise.device)
