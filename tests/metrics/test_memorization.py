@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from imagegen.metrics import memorization
-from imagegen.metrics.memorization import Memorization, nearest
+from imagegen.metrics.memorization import Memorization, _LowerBound, nearest
 
 
 def test_nearest_vectors_are_those_of_all_distances() -> None:
@@ -44,17 +44,34 @@ def test_half_copies_are_half() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 5, 7)])
 @pytest.mark.parametrize(("num_rows", "num_others"), [(1, 3), (17, 10_001)])
-@pytest.mark.parametrize("has_int8", [True, False])
+@pytest.mark.parametrize("kind", ["noise", "pictures"])
 def test_nearest_pixels_are_those_of_all_distances(
-    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], num_rows: int, num_others: int, has_int8: bool
+    shape: tuple[int, ...], num_rows: int, num_others: int, kind: str
 ) -> None:
-    monkeypatch.setattr(memorization, "_has_int8_products", lambda rows: has_int8)
     generator = torch.Generator().manual_seed(0)
-    rows = torch.randint(256, (num_rows, *shape), dtype=torch.uint8, generator=generator)
-    others = torch.randint(256, (num_others, *shape), dtype=torch.uint8, generator=generator)
+
+    def images(num: int) -> torch.Tensor:
+        if kind == "noise":  # which no bound rules out
+            return torch.randint(256, (num, *shape), dtype=torch.uint8, generator=generator)
+        mixture = torch.randn(num, 10, generator=generator) @ directions
+        return (128 + 20 * mixture).clamp(0, 255).to(torch.uint8).reshape(num, *shape)
+
+    directions = torch.randn(10, math.prod(shape), generator=generator)
+    rows, others = images(num_rows), images(num_others)
     others[-1], others[0] = rows[0], 255 - rows[0]
     distances, indices = memorization.nearest(rows, others)
     expected = torch.cdist(rows.flatten(1).double() / 255, others.flatten(1).double() / 255) / math.prod(shape) ** 0.5
-    torch.testing.assert_close(distances.double(), expected.min(1).values, atol=1e-3, rtol=1e-5)
-    torch.testing.assert_close(expected[range(num_rows), indices], expected.min(1).values, atol=1e-3, rtol=1e-5)
+    torch.testing.assert_close(distances.double(), expected.min(1).values, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(expected[range(num_rows), indices], expected.min(1).values, atol=1e-5, rtol=1e-5)
     assert indices[0] == num_others - 1
+
+
+def test_shortened_vectors_are_never_farther_apart_and_rule_out_most() -> None:
+    generator = torch.Generator().manual_seed(0)
+    decay = torch.linspace(0, 8, 300).exp().reciprocal()
+    rows, others = (torch.randn(num, 300, generator=generator) * decay for num in (50, 4000))
+    bound = _LowerBound(others)
+    lower = torch.cdist(bound.shortened(rows).double(), bound.shortened(others).double())
+    distances = torch.cdist(rows.double(), others.double())
+    assert (lower <= distances + 1e-5).all()
+    assert (lower <= distances.min(1, keepdim=True).values).double().mean() < 0.01

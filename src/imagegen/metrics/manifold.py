@@ -18,7 +18,7 @@ def pairwise_distances(rows: Tensor, others: Tensor, block_size: int = 1000) -> 
     squares = others.square().sum(1)
     for start in range(0, len(rows), block_size):
         block = rows[start : start + block_size] - centre
-        squared = torch.addmm(squares[None] + block.square().sum(1, keepdim=True), block, others.T, alpha=-2)
+        squared = torch.addmm(squares[None], block, others.T, alpha=-2).add_(block.square().sum(1, keepdim=True))
         yield slice(start, start + len(block)), squared.clamp_(min=0).sqrt_()
 
 
@@ -28,7 +28,7 @@ def neighbour_radii(features: Tensor, k: int) -> Tensor:
     for rows, distances in pairwise_distances(features, features):
         at = torch.arange(rows.start, rows.stop, device=features.device)
         distances[at - rows.start, at] = 0.0  # itself, whatever the rounding
-        radii[rows] = distances.kthvalue(k + 1, dim=1).values
+        radii[rows] = distances.topk(k + 1, dim=1, largest=False).values[:, k]
     return radii
 
 
@@ -69,16 +69,21 @@ class PrecisionRecall(Metric):
         covered = recalled.clone()
         for rows, distances in pairwise_distances(fake, real):
             inside = distances < real_radii
-            precise.append(inside.any(1))
-            dense.append(inside.sum(1) / self.k)
-            covered |= inside.any(0)
-            recalled |= (distances < fake_radii[rows, None]).any(0)
+            counts = inside.sum(1, dtype=torch.int32)
+            precise.append(counts > 0)
+            dense.append(counts / self.k)
+            covered |= _any_row(inside)
+            recalled |= _any_row(distances < fake_radii[rows, None])
         values = {"precision": torch.cat(precise), "recall": recalled, "density": torch.cat(dense), "coverage": covered}
         return {
             key: float(number)
             for name, each in values.items()
             for key, number in ((name, each.double().mean()), (f"{name}_se", standard_error(each)))
         }
+
+
+def _any_row(rows: Tensor) -> Tensor:
+    return rows.view(torch.uint8).amax(0).bool()  # on a processor `any` takes ten times as long
 
 
 def standard_error(values: Tensor) -> float:

@@ -17,69 +17,92 @@ CLOSE = 0.01  # the share of held-out images that counts as suspiciously close t
 def nearest(rows: Tensor, others: Tensor, block_size: int = 500) -> tuple[Tensor, Tensor]:
     """Distance (N,) and index (N,) of the nearest of the others (M, ...) to each of the rows (N, ...).
 
-    uint8 rows are pixels: their distance is the root of the mean squared difference, on the scale 0..1.
+    uint8 rows are pixels: their distance is the root of the mean squared difference, on the scale 0..1. Exact: most of
+    the others are ruled out by a lower bound of their distance, what is left is compared in all dimensions.
     """
-    distances = torch.full((len(rows),), torch.inf, device=rows.device)
-    indices = torch.zeros(len(rows), dtype=torch.long, device=rows.device)
-    space: _Levels | _Vectors = _Levels() if _has_int8_products(rows) else _Vectors(others)
-    for first in range(0, len(others), 10_000):
-        part = space.flat(others[first : first + 10_000])
-        squares = space.squares(part)
-        for start in range(0, len(rows), block_size):
-            block = space.flat(rows[start : start + block_size])
-            # the squared distance, less what is the same for all of the others
-            score, at = torch.sub(squares[None], space.products(block, part), alpha=2).min(1)
-            found = (score + space.squares(block)).clamp(min=0).sqrt() * space.unit(block)
-            closer = found < distances[start : start + block_size]
-            distances[start : start + block_size][closer] = found[closer]
-            indices[start : start + block_size][closer] = at[closer] + first
-    return distances, indices
+    unit = 1 / rows[0].numel() ** 0.5 if rows.dtype == torch.uint8 else 1.0
+    if rows[0].numel() <= _LowerBound.NUM_DIRECTIONS:
+        squared, indices = _nearest_of_all(_vectors(rows), others)
+        return squared.sqrt() * unit, indices
+    bound = _LowerBound(others)
+    short_others = torch.cat([bound.shortened(part) for part in torch.split(others, block_size)])
+    other_squares = short_others.square().sum(1)
+    found = []
+    for block in torch.split(rows, block_size):
+        full, short = _vectors(block), bound.shortened(block)
+        squares = short.square().sum(1)
+        # the bound squared, less `squares`, which is the same for all of the others
+        bounds = torch.addmm(other_squares[None], short, short_others.T, alpha=-2)
+        candidates = bounds.argmin(1)
+        distances = (full - _vectors(others[candidates])).square().sum(1)
+        rounding = 3e-5 * (squares + distances)
+        pairs = (bounds <= (distances - squares + rounding)[:, None]).nonzero()
+        if len(pairs) > MOST_PAIRS * bounds.numel():
+            found.append(_nearest_of_all(full, others))
+        else:
+            found.append(_nearest_of_pairs(full, others, *pairs.T))
+    squared, indices = (torch.cat(part) for part in zip(*found, strict=True))
+    return squared.sqrt() * unit, indices
 
 
-def _has_int8_products(rows: Tensor) -> bool:
-    # Where the processor has no instructions for them they take 16 times as long as float32.
-    is_fast = torch.cpu._is_vnni_supported() and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return rows.dtype == torch.uint8 and rows.device.type == "cpu" and bool(is_fast)
+MOST_PAIRS = 0.01  # the share of candidates from which on comparing all is faster
 
 
-class _Levels:
-    """Pixels as whole numbers from -128 to 127, whose products are exact and take a quarter of the time of float32."""
-
-    def flat(self, rows: Tensor) -> Tensor:
-        return (rows.flatten(1) ^ 128).view(torch.int8)  # as two's complement: 128 less
-
-    def products(self, rows: Tensor, others: Tensor) -> Tensor:
-        return torch._int_mm(rows, others.T)
-
-    def squares(self, rows: Tensor) -> Tensor:
-        return rows.int().square().sum(1, dtype=torch.int32)
-
-    def unit(self, rows: Tensor) -> float:
-        return float(1 / (255 * rows.shape[1] ** 0.5))
+def _vectors(rows: Tensor) -> Tensor:
+    flat = rows.flatten(1)
+    return flat.float() / 255 if rows.dtype == torch.uint8 else flat.float()
 
 
-class _Vectors:
-    """Features, or pixels where there are no integer products: float32, about the mean of some of them."""
+class _LowerBound:
+    """Shortens vectors so that distances never grow: main directions of some rows, and the length of what they leave.
+
+    By the triangle inequality the difference of two such lengths is at most the distance of what was left.
+    """
+
+    NUM_DIRECTIONS = 96
 
     def __init__(self, rows: Tensor) -> None:
-        self.centre = self._scaled(rows[:1000]).mean(0)
+        some = _vectors(rows[:: max(1, len(rows) // 2000)])
+        self.centre = some.mean(0)
+        some = some - self.centre
+        generator = torch.Generator(some.device).manual_seed(0)
+        start = torch.randn(some.shape[1], self.NUM_DIRECTIONS, device=some.device, generator=generator)
+        # Power iterations; how near they come to the main directions decides how fast the search is, not how right.
+        self.directions = torch.linalg.qr(some.T @ (some @ (some.T @ (some @ start)))).Q
 
-    def flat(self, rows: Tensor) -> Tensor:
-        return self._scaled(rows) - self.centre
+    def shortened(self, rows: Tensor) -> Tensor:
+        """Vectors (N, NUM_DIRECTIONS + 1) in place of rows (N, ...)."""
+        vectors = _vectors(rows) - self.centre
+        along = vectors @ self.directions
+        rest = vectors.square().sum(1) - along.square().sum(1)
+        return torch.cat([along, rest.clamp(min=0).sqrt()[:, None]], 1)
 
-    def products(self, rows: Tensor, others: Tensor) -> Tensor:
-        return rows @ others.T
 
-    def squares(self, rows: Tensor) -> Tensor:
-        return rows.square().sum(1)
+def _nearest_of_pairs(full: Tensor, others: Tensor, row: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared distance and index of the nearest for each of the vectors (B, D), of pairs (P,) of row and other."""
+    parts = zip(torch.split(row, 5000), torch.split(other, 5000), strict=True)
+    each = torch.cat([(full[rows] - _vectors(others[at])).square().sum(1) for rows, at in parts])
+    squared = each.new_full((len(full),), torch.inf).scatter_reduce(0, row, each, "amin")
+    is_nearest = each == squared[row]
+    last = other.new_full((len(full),), len(others))
+    return squared, last.scatter_reduce(0, row[is_nearest], other[is_nearest], "amin")
 
-    def unit(self, rows: Tensor) -> float:
-        return 1.0
 
-    @staticmethod
-    def _scaled(rows: Tensor) -> Tensor:
-        flat = rows.flatten(1)
-        return flat.float() / (255 * flat.shape[1] ** 0.5) if rows.dtype == torch.uint8 else flat.float()
+def _nearest_of_all(full: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """The same, by the products of all vectors."""
+    centre = _vectors(others[:1000]).mean(0)  # small numbers lose fewer digits in the differences of squares
+    best = full.new_full((len(full),), torch.inf)
+    indices = torch.zeros(len(full), dtype=torch.long, device=full.device)
+    for first in range(0, len(others), 10_000):
+        part = _vectors(others[first : first + 10_000]) - centre
+        squares = part.square().sum(1)
+        for start in range(0, len(full), 500):
+            rows = slice(start, start + 500)
+            score, at = torch.addmm(squares[None], full[rows] - centre, part.T, alpha=-2).min(1)
+            closer = score < best[rows]
+            best[rows] = torch.where(closer, score, best[rows])
+            indices[rows] = torch.where(closer, at + first, indices[rows])
+    return (full - _vectors(others[indices])).square().sum(1), indices
 
 
 class Memorization(Metric):
