@@ -1,6 +1,7 @@
-"""What the parts of `model=diffusion` are worth: the same minutes with one of them changed at a time.
+"""What the parts of `model=diffusion` are worth: the same minutes, or images, with one of them changed at a time.
 
 python benchmarks/diffusion_ablation.py --data digits --minutes 0.5
+python benchmarks/diffusion_ablation.py --images 20000 --samples 1000
 """
 
 from __future__ import annotations
@@ -45,18 +46,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="mnist")
     parser.add_argument("--minutes", type=float, default=3)
+    parser.add_argument("--images", type=int, help="train each on so many, instead of for minutes")
     parser.add_argument("--samples", type=int, default=5000)
     parser.add_argument("--only", nargs="+", default=list(CHANGES), choices=list(CHANGES))
     arguments = parser.parse_args()
     minutes, seconds = divmod(round(60 * arguments.minutes), 60)
-    same = [f"data={arguments.data}", f"trainer.max_time=00:00:{minutes:02d}:{seconds:02d}"]
-    same += [f"metrics.num_test_samples={arguments.samples}", "val_every_images=1_000_000_000"]
-    print("| change | FID | precision | recall | images seen |\n|---|---|---|---|---|")
+    budget = f"max_time=00:00:{minutes:02d}:{seconds:02d}"
+    if arguments.images is not None:
+        budget = f"max_images={arguments.images}"
+    same = [
+        f"data={arguments.data}",
+        f"trainer.{budget}",
+        f"metrics.num_test_samples={arguments.samples}",
+        "val_every_images=1_000_000_000",
+    ]
+    print("| change | FID | precision | recall | images seen | images/s |\n|---|---|---|---|---|---|")
     for name in arguments.only:
         with tempfile.TemporaryDirectory() as folder:
             found = scores(Path(folder) / "run", [*same, *CHANGES[name]])
         row = f"{found['test/fid']:.2f} ± {found['test/fid_se']:.2f} | {found['test/precision']:.3f} | "
-        print(f"| {name} | {row}{found['test/recall']:.3f} | {found['images_seen']:,} |", flush=True)
+        row += f"{found['test/recall']:.3f} | {found['images_seen']:,} | "
+        print(f"| {name} | {row}{found['images_seen'] / found['train_seconds']:.0f} |", flush=True)
 
 
 if __name__ == "__main__":
