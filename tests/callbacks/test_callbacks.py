@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,19 @@ def test_pictures_carry_the_number_of_images_seen(cfg: DictConfig, tmp_path: Pat
     assert {path.name for path in tmp_path.iterdir()} == {f"{name}_000000064.png" for name in names}
     assert grid.last == tmp_path / "samples_000000064.png"
     assert Image.open(grid.last).size[0] >= 240
+
+
+def test_early_pictures_come_at_doubled_intervals_and_leave_modes_alone(cfg: DictConfig, tmp_path: Path) -> None:
+    class Modes(lightning.Callback):
+        def on_train_batch_start(self, trainer: Trainer, pl_module: Any, *_: object) -> None:
+            assert pl_module.network.training
+            time.sleep(0.01)
+
+    fit(cfg, SampleGrid(str(tmp_path), num_samples=4, seed=0, first_seconds=1e-9), Modes(), max_images=3200)
+    drawn = sorted(int(path.stem.removeprefix("samples_")) for path in tmp_path.glob("samples_*.png"))
+    assert drawn[0] == 32
+    assert drawn[-1] == 3200  # the validation at the end
+    assert 3 <= len(drawn) <= 12  # not at each of 100 steps
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from imagegen.callbacks import BestAndLast, Budget
+from imagegen.callbacks import BestAndLast, Budget, SampleGrid
 from imagegen.checkpoint import restore
 from imagegen.config import build, to_plain
 from imagegen.models import GenerativeModel
@@ -170,9 +170,11 @@ def test_resuming_ends_where_the_uninterrupted_run_ends(composed: Compose, tmp_p
 
     lightning.seed_everything(123, verbose=False)
     resumed = build(cfg.model, "model")
-    Trainer(callbacks=[Budget(192, seed=0)], **options).fit(
+    pictures = SampleGrid(str(tmp_path), num_samples=2, seed=0, first_seconds=1e-9)  # drawing changes nothing
+    Trainer(callbacks=[Budget(192, seed=0), pictures], **options).fit(
         resumed, build(cfg.data, "data"), ckpt_path=tmp_path / "half.ckpt", weights_only=True
     )
     assert resumed.images_seen == 192
+    assert list(tmp_path.glob("samples_*.png"))
     for key, value in whole.state_dict().items():
         assert value.equal(resumed.state_dict()[key]), key
