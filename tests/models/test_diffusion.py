@@ -335,3 +335,15 @@ def test_samples_of_latent_diffusion_are_decoded_latents_of_its_prior(composed: 
     torch.testing.assert_close(built.sample(4, seed=3), expected.clamp(-1, 1))
     assert built.reconstruct(torch.zeros(2, 1, 8, 8)).shape == (2, 1, 8, 8)
     assert built.sampling_protocol()["num_function_evaluations"] == 2
+
+
+def test_a_film_of_latent_diffusion_shows_what_it_expects_and_ends_with_the_images(composed: Compose) -> None:
+    built = latent(composed)
+    built.latent_mean.fill_(0.5)
+    film = built.trajectory(3, 4, seed=2)
+    assert film.shape == (3, 4, 1, 8, 8)
+    torch.testing.assert_close(film[:, -1], built.sample(3, seed=2, num_steps=3))
+    x = built.prior.noise(range(2, 5), built.prior.image_shape)
+    expected = built.prior.denoiser(built.sample_labels(range(2, 5), None))(x, torch.ones(3))
+    torch.testing.assert_close(film[:, 0], built._pixels(expected).clamp(-1, 1))
+    assert built.pictures(4)["trajectory"].shape == (64, 1, 8, 8)

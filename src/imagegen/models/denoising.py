@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,36 @@ from imagegen.objectives.noise_schedules import NoiseSchedule
 from imagegen.objectives.observations import Blurred, Conditioned, Known, Observation, Shrunk
 from imagegen.objectives.ode_likelihoods import log_density
 from imagegen.objectives.samplers import Denoiser, heun
+
+
+def trajectory(
+    sample: Callable[..., Tensor],
+    frame: Callable[[Tensor, Tensor, Tensor], Tensor],
+    own_sampler: Sampler,
+    own_num_steps: int,
+    num_frames: int,
+    sampler: Sampler | None = None,
+    num_steps: int | None = None,
+    **options: Any,
+) -> Tensor:
+    """What `frame` makes of x_t, t and the images denoised, on the way of `sample`: (N, num_frames, C, H, W).
+
+    Steps and sampler are the model's own where none are given, but there are no fewer steps than it takes, and a
+    sampler whose times differ between images gives way to Heun's method.
+    """
+    if num_frames < 2:
+        raise ValueError(f"a film needs 2 frames, got {num_frames}")
+    seen: dict[float, Tensor] = {}
+
+    def watch(x: Tensor, t: Tensor, denoised: Tensor) -> None:
+        seen[float(t)] = frame(x, t, denoised)  # of two at the same time the corrected one
+
+    chosen: Any = sampler or own_sampler
+    chosen = heun if hasattr(getattr(chosen, "func", chosen), "is_adaptive") else chosen
+    num_steps = max(own_num_steps, num_frames - 1) if num_steps is None else num_steps
+    images = sample(watch=watch, sampler=chosen, num_steps=num_steps, **options)
+    frames = [*seen.values(), images]
+    return torch.stack([frames[i] for i in torch.linspace(0, len(seen), num_frames).round().int().tolist()], 1)
 
 
 class Likelihood(NamedTuple):
@@ -164,20 +195,12 @@ class DenoisingModel(GenerativeModel):
         own are fewer. A sampler whose times differ between images gives way to Heun's method. `options` are those of
         `decode`.
         """
-        if num_frames < 2:
-            raise ValueError(f"a film needs 2 frames, got {num_frames}")
-        seen: dict[float, Tensor] = {}
+        sample = partial(self.sample, num_samples, labels, seed, batch_size=num_samples)
+        return trajectory(sample, self._frame, self.sampler, self.num_steps, num_frames, **options)
 
-        def watch(x: Tensor, t: Tensor, denoised: Tensor) -> None:
-            size = self.noise_schedule.x_t(torch.ones_like(t), torch.ones_like(t), t).clamp(min=1)
-            seen[float(t)] = (x / size).clamp(-1, 1)  # of two at the same time the corrected one
-
-        sampler: Any = options.pop("sampler", None) or self.sampler
-        options["sampler"] = heun if hasattr(getattr(sampler, "func", sampler), "is_adaptive") else sampler
-        options.setdefault("num_steps", max(self.num_steps, num_frames - 1))
-        images = self.sample(num_samples, labels, seed, batch_size=num_samples, watch=watch, **options)
-        chosen = torch.linspace(0, len(seen), num_frames).round().int().tolist()
-        return torch.stack([[*seen.values(), images][i] for i in chosen], 1)
+    def _frame(self, x: Tensor, t: Tensor, denoised: Tensor) -> Tensor:
+        size = self.noise_schedule.x_t(torch.ones_like(t), torch.ones_like(t), t).clamp(min=1)
+        return (x / size).clamp(-1, 1)
 
     def pictures(self, num_samples: int = 64, seed: int = 0) -> dict[str, Tensor]:
         """Samples, and eight of them on their way out of noise."""

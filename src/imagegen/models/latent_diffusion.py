@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from imagegen.models.base import LRSchedule, OptimizerFactory
+from imagegen.models.denoising import trajectory
 from imagegen.models.diffusion import Diffusion
 from imagegen.models.two_stage import Share, TwoStageModel
 from imagegen.objectives.likelihoods import PixelLikelihood, bits_per_dim
@@ -98,6 +100,25 @@ class LatentDiffusion(TwoStageModel):
         """Images (N, C, H, W) of the noise (N, C, h, w) that the diffusion model begins with."""
         self.prior.ema.eval()
         return self._pixels(self.prior.decode(latents, labels, *args, **options))
+
+    def trajectory(
+        self, num_samples: int, num_frames: int = 8, labels: Tensor | None = None, seed: int = 0, **options: Any
+    ) -> Tensor:
+        """How noise becomes images: (num_samples, num_frames, C, H, W), the last frame being the images.
+
+        The others show what the diffusion model expects them to be, as noisy latents are nothing to look at.
+        """
+
+        def frame(x: Tensor, t: Tensor, expected: Tensor) -> Tensor:
+            return self._pixels(expected).clamp(-1, 1)
+
+        sample = partial(self.sample, num_samples, labels, seed, batch_size=num_samples)
+        prior: Diffusion = self.prior  # type: ignore[assignment]
+        return trajectory(sample, frame, prior.sampler, prior.num_steps, num_frames, **options)
+
+    def pictures(self, num_samples: int = 64, seed: int = 0) -> dict[str, Tensor]:
+        """Samples, and eight of them on their way out of noise."""
+        return super().pictures(num_samples, seed) | {"trajectory": self.trajectory(8, 8, seed=seed).flatten(0, 1)}
 
     def _pixels(self, standard: Tensor) -> Tensor:
         latents = standard * self.latent_variance.sqrt() + self.latent_mean
