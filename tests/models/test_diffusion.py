@@ -347,3 +347,14 @@ def test_a_film_of_latent_diffusion_shows_what_it_expects_and_ends_with_the_imag
     expected = built.prior.denoiser(built.sample_labels(range(2, 5), None))(x, torch.ones(3))
     torch.testing.assert_close(film[:, 0], built._pixels(expected).clamp(-1, 1))
     assert built.pictures(4)["trajectory"].shape == (64, 1, 8, 8)
+
+
+def test_variations_of_latent_diffusion_begin_at_the_latents_of_the_images(composed: Compose, images: Tensor) -> None:
+    built, labels = latent(composed), torch.arange(6)
+    varied = built.vary(images, 0.5, labels, seed=3)
+    assert varied.shape == images.shape
+    assert not varied.allclose(built.vary(images, 0.5, labels, seed=4))
+    # Nearly no noise gives nearly the reconstruction, whatever an untrained network expects.
+    torch.testing.assert_close(built.vary(images, 1e-4, labels), built.reconstruct(images), atol=1e-3, rtol=0)
+    with pytest.raises(ValueError, match="strength must lie"):
+        built.vary(images, 0.0, labels)

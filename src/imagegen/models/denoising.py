@@ -115,7 +115,7 @@ class DenoisingModel(GenerativeModel):
             x = self.noise_schedule.sigma(times[0]) * self.noise(seeds, self.image_shape)
             return self.solve(given, x, times, seeds, sampler)
 
-        return self._in_one_batch(draw)
+        return self._in_one_batch(draw).clamp(-1, 1)
 
     def complete(
         self, images: Tensor, known: Tensor, labels: Tensor | None = None, seed: int = 0, **options: Any
@@ -156,7 +156,7 @@ class DenoisingModel(GenerativeModel):
         if noise <= 0:
             raise ValueError(f"noise must be above 0, got {noise}")
         t = self.noise_schedule.time(torch.tensor(noise, dtype=torch.float64)).clamp(max=1.0).to(images)
-        return self._from(self.noise_schedule.alpha(t) * images, t, labels, seed, **options)
+        return self.drawn_from(self.noise_schedule.alpha(t) * images, t, labels, seed, **options).clamp(-1, 1)
 
     def vary(
         self, images: Tensor, strength: float, labels: Tensor | None = None, seed: int = 0, **options: Any
@@ -166,13 +166,19 @@ class DenoisingModel(GenerativeModel):
         SDEdit (Meng et al. 2021, arXiv:2108.01073). Options as of `denoise`. Raises ValueError if the strength is not
         in (0, 1].
         """
+        return self.drawn_near(images, strength, labels, seed, **options).clamp(-1, 1)
+
+    def drawn_near(
+        self, x: Tensor, strength: float, labels: Tensor | None = None, seed: int = 0, **options: Any
+    ) -> Tensor:
+        """As `vary`, of any x (N, C, H, W), whose values may lie beyond -1 and 1."""
         if not 0 < strength <= 1:
             raise ValueError(f"strength must lie in (0, 1], got {strength}")
-        t = torch.tensor(strength).to(images)
-        noise = self.noise(range(seed, seed + len(images)), self.image_shape)
-        return self._from(self.noise_schedule.x_t(images, noise, t), t, labels, seed, **options)
+        t = torch.tensor(strength).to(x)
+        noise = self.noise(range(seed, seed + len(x)), self.image_shape)
+        return self.drawn_from(self.noise_schedule.x_t(x, noise, t), t, labels, seed, **options)
 
-    def _from(
+    def drawn_from(
         self,
         x_t: Tensor,
         t: Tensor,
@@ -182,6 +188,7 @@ class DenoisingModel(GenerativeModel):
         sampler: Sampler | None = None,
         **options: Any,
     ) -> Tensor:
+        """What the sampler makes of x_t (N, C, H, W) from the time t on."""
         seeds, times = range(seed, seed + len(x_t)), t * self._times(num_steps).to(x_t)
         denoiser = self.denoiser(self._classes(seeds, labels), **options)
         return self._in_one_batch(lambda: self.solve(denoiser, x_t, times, seeds, sampler))
@@ -270,4 +277,4 @@ class DenoisingModel(GenerativeModel):
     def _in_one_batch(self, draw: Callable[[], Tensor]) -> Tensor:
         self.ema.eval()
         with torch.autocast(self.device.type, enabled=False):
-            return draw().clamp(-1, 1)
+            return draw()

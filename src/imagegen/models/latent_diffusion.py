@@ -116,6 +116,20 @@ class LatentDiffusion(TwoStageModel):
         prior: Diffusion = self.prior  # type: ignore[assignment]
         return trajectory(sample, frame, prior.sampler, prior.num_steps, num_frames, **options)
 
+    @torch.no_grad()
+    def vary(
+        self, images: Tensor, strength: float, labels: Tensor | None = None, seed: int = 0, **options: Any
+    ) -> Tensor:
+        """Other images (N, C, H, W) like the given ones: noise is added to their latents up to the time `strength`.
+
+        Options are those of the diffusion model. Raises ValueError if the strength is not in (0, 1].
+        """
+        self.ema.eval()
+        mean, _ = self.ema.module.encode(images)  # type: ignore[operator]
+        latents = self._standard(mean.view(-1, *self.prior.image_shape))
+        prior: Diffusion = self.prior  # type: ignore[assignment]
+        return self._pixels(prior.drawn_near(latents, strength, labels, seed, **options)).clamp(-1, 1)
+
     def pictures(self, num_samples: int = 64, seed: int = 0) -> dict[str, Tensor]:
         """Samples, and eight of them on their way out of noise."""
         return super().pictures(num_samples, seed) | {"trajectory": self.trajectory(8, 8, seed=seed).flatten(0, 1)}
