@@ -28,7 +28,7 @@ def nearest(rows: Tensor, others: Tensor, block_size: int = 500) -> tuple[Tensor
     short_others = torch.cat([bound.shortened(part) for part in torch.split(others, block_size)])
     other_squares = short_others.square().sum(1)
     found = []
-    for block in torch.split(rows, block_size):
+    for block in torch.split(rows, max(1, min(block_size, MOST_BOUNDS // len(others)))):
         full, short = _vectors(block), bound.shortened(block)
         squares = short.square().sum(1)
         # the bound squared, less `squares`, which is the same for all of the others
@@ -36,16 +36,17 @@ def nearest(rows: Tensor, others: Tensor, block_size: int = 500) -> tuple[Tensor
         candidates = bounds.argmin(1)
         distances = (full - _vectors(others[candidates])).square().sum(1)
         rounding = 3e-5 * (squares + distances)
-        pairs = (bounds <= (distances - squares + rounding)[:, None]).nonzero()
-        if len(pairs) > MOST_PAIRS * bounds.numel():
+        is_left = bounds <= (distances - squares + rounding)[:, None]
+        if int(is_left.count_nonzero()) > MOST_LEFT * is_left.numel():
             found.append(_nearest_of_all(full, others))
         else:
-            found.append(_nearest_of_pairs(full, others, *pairs.T))
+            found.append(_nearest_of_pairs(full, others, *is_left.nonzero().T))
     squared, indices = (torch.cat(part) for part in zip(*found, strict=True))
     return squared.sqrt() * unit, indices
 
 
-MOST_PAIRS = 0.01  # the share of candidates from which on comparing all is faster
+MOST_BOUNDS = 2**25  # at a time: 128 MiB
+MOST_LEFT = 0.01  # the share that is not ruled out from which on comparing all is faster
 
 
 def _vectors(rows: Tensor) -> Tensor:
