@@ -14,7 +14,6 @@ from imagegen.config import UserError, build
 from imagegen.models import Diffusion, LatentDiffusion
 from imagegen.objectives.consistency import halving
 from imagegen.objectives.denoisers import SamplingError
-from imagegen.objectives.observations import Known
 from imagegen.objectives.samplers import ancestral, ddim, dpm_solver
 from imagegen.objectives.time_grids import uniform
 from imagegen.objectives.variances import variance_loss
@@ -299,9 +298,9 @@ def test_enlarged_and_sharpened_images_give_what_was_observed(composed: Compose,
 # Two stages -------------------------------------------------------------------------------------------------------
 
 
-def latent(composed: Compose, *overrides: str) -> LatentDiffusion:
+def latent(composed: Compose) -> LatentDiffusion:
     sizes = [f"model.prior.{key}" for key in ("num_steps=2", "network.width=16", "network.num_blocks=1")]
-    built: LatentDiffusion = model(composed, "latent_diffusion", *sizes, *overrides)
+    built: LatentDiffusion = model(composed, "latent_diffusion", *sizes)
     return built
 
 
@@ -359,36 +358,3 @@ def test_variations_of_latent_diffusion_begin_at_the_latents_of_the_images(compo
     torch.testing.assert_close(built.vary(images, 1e-4, labels), built.reconstruct(images), atol=1e-3, rtol=0)
     with pytest.raises(ValueError, match="strength must lie"):
         built.vary(images, 0.0, labels)
-
-
-def test_latent_diffusion_restores_images(composed: Compose, images: Tensor) -> None:
-    built, labels = latent(composed), torch.arange(6)
-    known = torch.zeros(6, 1, 8, 8, dtype=torch.bool)
-    known[:, :, :4] = True
-    completed = built.complete(images, known, labels, num_steps=3)
-    assert completed[:, :, :4].equal(images[:, :, :4])
-    assert not completed[:, :, 4:].equal(images[:, :, 4:])
-    assert built.enlarge(torch.nn.functional.avg_pool2d(images, 2), 2, labels, num_steps=3).shape == images.shape
-    assert built.deblur(images, 0.7, labels, num_steps=3).shape == images.shape
-    assert built.denoise(images, labels, noise=0.3, num_steps=3).shape == images.shape
-    with pytest.raises(ValueError, match="noise must be above 0"):
-        built.denoise(images, labels, noise=0)
-
-
-def test_what_is_known_of_images_guides_their_latents(composed: Compose, images: Tensor) -> None:
-    """Of a network that says nothing but x_t itself, and a decoder that only enlarges."""
-    built, labels = latent(composed, "parameterization@model.prior.parameterization=preconditioned"), torch.arange(6)
-
-    def pixels(latents: Tensor) -> Tensor:
-        return torch.nn.functional.interpolate(latents[:, :1], scale_factor=4.0)
-
-    built._pixels = pixels
-    targets = pixels(0.5 * torch.randn(6, 1, 2, 2))
-    known = torch.zeros(6, 1, 8, 8, dtype=torch.bool)
-    known[:, :, :4] = True
-    drawn = built.sample(6, labels)
-    errors = [
-        (found - targets)[:, :, :4].abs().mean()
-        for found in (drawn, built.restore(Known(known)(targets), Known(known), labels, num_steps=30))
-    ]
-    assert errors[1] < 0.2 * errors[0]

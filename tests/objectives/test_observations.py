@@ -97,14 +97,3 @@ def standard_normal(schedule: NoiseSchedule) -> Denoiser:
         return alpha * x / (alpha**2 + sigma**2)
 
     return denoise
-
-
-def test_latents_are_corrected_through_their_decoder() -> None:
-    """Mirrored images of which the left half is known are images of which the right half is."""
-    x, y, t = torch.randn(2, 1, 4, 4), torch.randn(2, 1, 4, 4), torch.tensor(0.4)
-    known = torch.zeros(2, 1, 4, 4, dtype=torch.bool)
-    known[..., :2] = True
-    left, right = Known(known), Known(known.flip(-1))
-    expected = Conditioned(StandardNormal(), right, right(y.flip(-1)), NOISE, Cosine())(x, t)
-    found = Conditioned(StandardNormal(), left, left(y), NOISE, Cosine(), decode=lambda x: x.flip(-1))(x, t)
-    torch.testing.assert_close(found, expected)

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from imagegen.models.restoring import RestoringModel
+from imagegen.models.base import GenerativeModel
 from imagegen.objectives.denoisers import NetworkDenoiser, Sampler
 from imagegen.objectives.likelihoods import NUM_LEVELS
 from imagegen.objectives.noise_schedules import NoiseSchedule
-from imagegen.objectives.observations import Conditioned, Observation
+from imagegen.objectives.observations import Blurred, Conditioned, Known, Observation, Shrunk
 from imagegen.objectives.ode_likelihoods import log_density
 from imagegen.objectives.samplers import Denoiser, heun
 
@@ -61,9 +61,10 @@ class Likelihood(NamedTuple):
     step_error: float
 
 
-class DenoisingModel(RestoringModel):
+class DenoisingModel(GenerativeModel):
     """A subclass has a noise schedule, a time grid and a sampler, and writes `denoiser` and `solve`."""
 
+    OBSERVATION_NOISE = 0.02  # deviation that is granted to what is observed, on pixels in [-1, 1]
     MIN_RESTORATION_STEPS = 20
     FIRST_LEVEL = 1e-3  # of noise in the likelihood: what is nearer to the data is finer than an 8-bit level
     STEP_POWER = 5  # of its times, which shorten towards the data
@@ -90,27 +91,19 @@ class DenoisingModel(RestoringModel):
     # Images of which something is known -----------------------------------------------------------------------------
 
     def restore(
-        self, observed: Tensor, observation: Observation, labels: Tensor | None = None, seed: int = 0, **options: Any
-    ) -> Tensor:
-        """Images (N, C, H, W) of which `observed` is what `observation` says. Options as of `drawn_given`."""
-        return self.drawn_given(observed, observation, labels, seed, **options).clamp(-1, 1)
-
-    def drawn_given(
         self,
         observed: Tensor,
         observation: Observation,
         labels: Tensor | None = None,
         seed: int = 0,
-        noise: float = RestoringModel.OBSERVATION_NOISE,
+        noise: float = OBSERVATION_NOISE,
         num_steps: int | None = None,
         sampler: Sampler | None = None,
-        decode: Callable[[Tensor], Tensor] | None = None,
         **options: Any,
     ) -> Tensor:
-        """Draw x (N, C, H, W) of which `observed` is what `observation` says but for `noise`, row i from `seed + i`.
+        """Images (N, C, H, W) of which `observed` is what `observation` says, but for `noise`; image i by `seed + i`.
 
-        `decode` makes images of x where those are latents. `options` are those of guidance. Steps are those of the
-        model, but at least 20, if none are given.
+        `options` are those of guidance. Steps are those of the model, but at least 20, if none are given.
         """
         seeds = range(seed, seed + len(observed))
         num_steps = max(self.num_steps, self.MIN_RESTORATION_STEPS) if num_steps is None else num_steps
@@ -118,11 +111,37 @@ class DenoisingModel(RestoringModel):
 
         def draw() -> Tensor:
             denoiser = self.denoiser(self._classes(seeds, labels), **options)
-            given = Conditioned(denoiser, observation, observed, noise, self.noise_schedule, decode)
+            given = Conditioned(denoiser, observation, observed, noise, self.noise_schedule)
             x = self.noise_schedule.sigma(times[0]) * self.noise(seeds, self.image_shape)
             return self.solve(given, x, times, seeds, sampler)
 
-        return self._in_one_batch(draw)
+        return self._in_one_batch(draw).clamp(-1, 1)
+
+    def complete(
+        self, images: Tensor, known: Tensor, labels: Tensor | None = None, seed: int = 0, **options: Any
+    ) -> Tensor:
+        """Images (N, C, H, W) with their pixels kept where the boolean `known` (N, 1, H, W) is set, the others drawn.
+
+        Raises ValueError if `known` is of another size.
+        """
+        if known.shape != (len(images), 1, *images.shape[2:]):
+            raise ValueError(f"known: the shape {tuple(known.shape)} does not fit images of {tuple(images.shape)}")
+        observation = Known(known)
+        drawn = self.restore(observation(images), observation, labels, seed, **options)
+        return torch.where(known, images, drawn)
+
+    def enlarge(
+        self, images: Tensor, factor: int, labels: Tensor | None = None, seed: int = 0, **options: Any
+    ) -> Tensor:
+        """Images (N, C, H, W) whose squares of `factor` x `factor` pixels have the means (N, C, H / factor, ...)."""
+        height, width = self.image_shape[1:]
+        if factor < 1 or images.shape[2] * factor != height or images.shape[3] * factor != width:
+            raise ValueError(f"factor: {factor} times {tuple(images.shape[2:])} pixels are not {height}x{width}")
+        return self.restore(images, Shrunk(factor), labels, seed, **options)
+
+    def deblur(self, images: Tensor, std: float, labels: Tensor | None = None, seed: int = 0, **options: Any) -> Tensor:
+        """Images (N, C, H, W) that give the given ones if they are blurred by a Gaussian of `std` pixels."""
+        return self.restore(images, Blurred(std), labels, seed, **options)
 
     # Images on their way --------------------------------------------------------------------------------------------
 

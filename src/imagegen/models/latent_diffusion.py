@@ -13,13 +13,11 @@ from torch import Tensor, nn
 from imagegen.models.base import LRSchedule, OptimizerFactory
 from imagegen.models.denoising import trajectory
 from imagegen.models.diffusion import Diffusion
-from imagegen.models.restoring import RestoringModel
 from imagegen.models.two_stage import Share, TwoStageModel
 from imagegen.objectives.likelihoods import PixelLikelihood, bits_per_dim
-from imagegen.objectives.observations import Known, Observation
 
 
-class LatentDiffusion(TwoStageModel, RestoringModel):
+class LatentDiffusion(TwoStageModel):
     """Rombach et al. 2021 (arXiv:2112.10752), both stages in one run.
 
     `network` is an autoencoder of the VAE family whose latents are a picture of `network.latent_shape`, its KL term
@@ -49,7 +47,7 @@ class LatentDiffusion(TwoStageModel, RestoringModel):
         if shape is None:
             raise ValueError("latent diffusion needs an autoencoder whose latents are pictures: spatial_autoencoder")
         make_network: Any = prior.keywords["network"]  # type: ignore[attr-defined]  # a partial function, as is prior
-        self.prior: Diffusion = prior(network=make_network(image_shape=shape), image_shape=shape)
+        self.prior = prior(network=make_network(image_shape=shape), image_shape=shape)
         self.num_classes = num_classes
         self.latent_shape = self.prior.latent_shape
         self.likelihood = likelihood
@@ -115,7 +113,8 @@ class LatentDiffusion(TwoStageModel, RestoringModel):
             return self._pixels(expected).clamp(-1, 1)
 
         sample = partial(self.sample, num_samples, labels, seed, batch_size=num_samples)
-        return trajectory(sample, frame, self.prior.sampler, self.prior.num_steps, num_frames, **options)
+        prior: Diffusion = self.prior  # type: ignore[assignment]
+        return trajectory(sample, frame, prior.sampler, prior.num_steps, num_frames, **options)
 
     @torch.no_grad()
     def vary(
@@ -128,31 +127,8 @@ class LatentDiffusion(TwoStageModel, RestoringModel):
         self.ema.eval()
         mean, _ = self.ema.module.encode(images)  # type: ignore[operator]
         latents = self._standard(mean.view(-1, *self.prior.image_shape))
-        return self._pixels(self.prior.drawn_near(latents, strength, labels, seed, **options)).clamp(-1, 1)
-
-    @torch.no_grad()
-    def restore(
-        self, observed: Tensor, observation: Observation, labels: Tensor | None = None, seed: int = 0, **options: Any
-    ) -> Tensor:
-        """Images (N, C, H, W) of which `observed` is what `observation` says; options of `Diffusion.drawn_given`.
-
-        The error of what is decoded is led back through the decoder (cf. Rout et al. 2023, arXiv:2307.00619, sec. 3).
-        """
-        self.ema.eval()
-        latents = self.prior.drawn_given(observed, observation, labels, seed, decode=self._pixels, **options)
-        return self._pixels(latents).clamp(-1, 1)
-
-    def denoise(
-        self, images: Tensor, labels: Tensor | None = None, noise: float = 0.5, seed: int = 0, **options: Any
-    ) -> Tensor:
-        """Images (N, C, H, W) without the Gaussian noise of deviation `noise` that is in the given ones.
-
-        Raises ValueError if the noise is not above 0.
-        """
-        if noise <= 0:
-            raise ValueError(f"noise must be above 0, got {noise}")
-        everything = Known(torch.ones_like(images[:, :1], dtype=torch.bool))
-        return self.restore(images, everything, labels, seed, noise=noise, **options)
+        prior: Diffusion = self.prior  # type: ignore[assignment]
+        return self._pixels(prior.drawn_near(latents, strength, labels, seed, **options)).clamp(-1, 1)
 
     def pictures(self, num_samples: int = 64, seed: int = 0) -> dict[str, Tensor]:
         """Samples, and eight of them on their way out of noise."""

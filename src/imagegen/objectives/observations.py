@@ -29,7 +29,6 @@ from imagegen.objectives.samplers import Denoiser
 
 Ask = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]  # denoised images and, maybe, a share of the variance
 MIN_ALPHA = 0.1  # below it the gradient of a network is mostly error
-PROBE = 0.01  # the mean length of a step, in latents of variance one, by which a decoder's gradient is measured
 
 
 class Observation(Protocol):
@@ -99,21 +98,12 @@ class Blurred:
 
 
 class Conditioned:
-    """A denoiser of images of which `observed` is known, but for noise of the deviation `noise` above 0.
-
-    If what is denoised are latents, `decode` makes images of them: its gradient carries the correction on to x_t.
-    """
+    """A denoiser of images of which `observed` is known, but for noise of the deviation `noise` above 0."""
 
     def __init__(
-        self,
-        denoiser: Denoiser,
-        observation: Observation,
-        observed: Tensor,
-        noise: float,
-        schedule: NoiseSchedule,
-        decode: Callable[[Tensor], Tensor] | None = None,
+        self, denoiser: Denoiser, observation: Observation, observed: Tensor, noise: float, schedule: NoiseSchedule
     ) -> None:
-        self.denoiser, self.schedule, self.decode = denoiser, schedule, decode
+        self.denoiser, self.schedule = denoiser, schedule
         self.observation, self.observed, self.noise = observation, observed, noise
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
@@ -130,29 +120,8 @@ class Conditioned:
             x = x.detach().requires_grad_()
             denoised, share = ask(x, t)
             variance = sigma.square() / (alpha.square() + sigma.square())
-            correction = self._correction(denoised.detach(), variance)
+            difference = (self.observed - self.observation(denoised)).detach()
+            correction = self.observation.correction(difference, variance, self.noise**2)
             [moved] = torch.autograd.grad(denoised, x, correction)
         corrected = denoised.detach() + sigma.square() / alpha.clamp(min=MIN_ALPHA) * moved
         return corrected, None if share is None else share.detach()
-
-    def _correction(self, denoised: Tensor, variance: Tensor) -> Tensor:
-        if self.decode is None:
-            difference = self.observed - self.observation(denoised)
-            return self.observation.correction(difference, variance, self.noise**2)
-        # For c of the images J^T c, with J the gradient of the decoder; as J does not keep lengths, so much of it that
-        # the product of both densities, of latents and of what is observed, is greatest along it.
-        denoised = denoised.requires_grad_()
-        images = self.decode(denoised)
-        seen = self.observation(images).detach()
-        difference = self.observed - seen
-        correction = self.observation.correction(difference, variance, self.noise**2)
-        [step] = torch.autograd.grad(images, denoised, correction)
-        size = PROBE / _sum(step.square()).div(step[0].numel()).sqrt().clamp(min=1e-12)
-        with torch.no_grad():
-            change = variance / size * (self.observation(self.decode(denoised + size * step)) - seen)
-        prior = self.noise**2 * variance * _sum(step.square())
-        return step * _sum(difference * change) / (_sum(change.square()) + prior).clamp(min=1e-12)
-
-
-def _sum(images: Tensor) -> Tensor:
-    return images.sum((1, 2, 3), keepdim=True)
