@@ -19,4 +19,7 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    from imagegen.config import share_config_store
+
+    share_config_store()
     main()

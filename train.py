@@ -45,7 +45,9 @@ def main(cfg: DictConfig) -> float | None:
 if __name__ == "__main__":
     import sys
 
+    from imagegen.config import share_config_store
     from imagegen.resume import complete
 
+    share_config_store()
     sys.argv[1:] = complete(sys.argv[1:])
     main()

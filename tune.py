@@ -18,7 +18,9 @@ def main(cfg: DictConfig) -> None:
 if __name__ == "__main__":
     import sys
 
+    from imagegen.config import share_config_store
     from imagegen.tuning import gather
 
+    share_config_store()
     sys.argv[1:] = gather(sys.argv[1:])
     main()

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import copy
 import functools
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from imagegen.config import UserError, build, locate, to_plain, validate
+from imagegen.config import UserError, build, locate, share_config_store, to_plain, validate
 from imagegen.models import VAE
 from imagegen.networks.mlp import MLPGenerator
 from imagegen.objectives.lr_schedules import cosine
@@ -297,3 +301,15 @@ def test_plain_configs_hold_no_references() -> None:
     assert type(plain) is dict
     assert type(plain["model"]["network"]["image_shape"]) is list
     assert plain["model"]["network"]["latent_dim"] == 4
+
+
+def test_the_shared_store_is_not_copied_and_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ConfigStore, "__deepcopy__", None, raising=False)  # taken away again afterwards
+    share_config_store()
+    store = ConfigStore.instance()
+    assert copy.deepcopy(store) is store
+    before = repr(store.repo)
+    with initialize_config_dir(str(Path(__file__).parents[1] / "configs"), version_base="1.3"):
+        cfg = compose("train", overrides=["hydra.verbose=true", "hydra.job.name=other"], return_hydra_config=True)
+    assert cfg.hydra.job.name == "other"
+    assert repr(store.repo) == before

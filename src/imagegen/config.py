@@ -34,6 +34,13 @@ class UserError(CompactHydraException):
     """Something the user can mend: shown without a traceback, exit code 1."""
 
 
+def share_config_store() -> None:
+    """Let Hydra read its own configs where they are: for `--help` it copies them all once for each group, a second."""
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]  # what it hands out is a copy
+
+
 def validate(cfg: DictConfig) -> None:
     """Check every node with a `_target_`: allowed, no unknown or missing key, each value of its parameter's type.
 

@@ -16,13 +16,13 @@ from imagegen.epoch_loop import EpochLoop
 
 
 class Trainer(lightning.Trainer):
-    """A training budget is `max_images`, `max_epochs` or `max_time`; without one, a run trains for one minute.
+    """A training budget is `max_images`, `max_epochs` or `max_time`; without one, a run trains for 45 seconds.
 
     `precision="auto"` is bf16-mixed where the processor or GPU computes in bf16, else 32-true. Raises ValueError where
     an accelerator is asked for and absent. All else is Lightning's; the `Budget` callback counts the images.
     """
 
-    DEFAULT_MAX_TIME = "00:00:01:00"  # DD:HH:MM:SS
+    DEFAULT_MAX_TIME = "00:00:00:45"  # DD:HH:MM:SS
 
     def __init__(
         self,
