@@ -308,8 +308,9 @@ def test_the_shared_store_is_not_copied_and_stays_as_it_is(monkeypatch: pytest.M
     share_config_store()
     store = ConfigStore.instance()
     assert copy.deepcopy(store) is store
-    before = repr(store.repo)
     with initialize_config_dir(str(Path(__file__).parents[1] / "configs"), version_base="1.3"):
+        compose("train")  # brings in the configs of Hydra's plugins
+        before = repr(store.repo)
         cfg = compose("train", overrides=["hydra.verbose=true", "hydra.job.name=other"], return_hydra_config=True)
     assert cfg.hydra.job.name == "other"
     assert repr(store.repo) == before
