@@ -82,11 +82,30 @@ def test_cached_logits_are_those_of_a_full_pass(
     labels = torch.tensor([0, 2]) if num_classes else None
     expected = network(images, labels)
     cache = network.start(2, labels)
-    for row, col, channel in order(image_shape):
-        torch.testing.assert_close(
-            cache.parameters(row, col, channel), expected[:, :, channel, row, col], rtol=tolerance, atol=tolerance
-        )
-        cache.write(row, col, channel, images[:, channel : channel + 1, row, col])
+    for rows, cols in cache.places:
+        for channel in range(image_shape[0]):
+            torch.testing.assert_close(
+                cache.parameters(rows, cols, channel),
+                expected[:, :, channel, rows, cols].transpose(1, 2),
+                rtol=tolerance,
+                atol=tolerance,
+            )
+            cache.write(rows, cols, channel, images[:, channel, rows, cols, None])
+
+
+@pytest.mark.parametrize(("image_shape", "num_steps"), [((1, 28, 28), 136), ((3, 3, 2), 6), ((1, 1, 5), 5)])
+def test_each_pixel_is_drawn_once_and_rows_together(image_shape: tuple[int, int, int], num_steps: int) -> None:
+    places = PixelCNN(image_shape, width=8, num_blocks=1).start(1).places
+    pixels = [(int(row), int(col)) for rows, cols in places for row, col in zip(rows, cols, strict=True)]
+    assert sorted(pixels) == list(itertools.product(range(image_shape[1]), range(image_shape[2])))
+    assert len(places) == num_steps
+
+
+def test_the_memory_does_not_grow_with_the_height() -> None:
+    def memory(height: int) -> int:
+        return sum(conv.inputs.numel() for conv in build((1, height, 8)).start(1).convs.values())
+
+    assert memory(100) == memory(50)
 
 
 @pytest.mark.parametrize("image_shape", [(1, 28, 28), (3, 32, 32)])

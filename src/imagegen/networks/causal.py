@@ -6,6 +6,7 @@ images that are drawn pixel by pixel.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -108,6 +109,7 @@ class Cache:
         self.pixels = parameter.new_zeros(num_images, height * width + 1, channels)  # the first one stands for none
         self.above = parameter.new_zeros(num_images, width, channels)
         self.memory = Memory(num_images, width)
+        self.places = list(itertools.product(range(height), range(width)))  # of each step: one pixel
 
     @torch.no_grad()
     def parameters(self, row: int, col: int, group: int) -> Tensor:

@@ -56,13 +56,14 @@ class CodeCache:
     def __init__(self, network: CodeNetwork, cache: Any) -> None:
         self.network = network
         self.cache = cache
+        self.places = cache.places
 
-    def parameters(self, row: int, col: int, group: int) -> Tensor:
-        """Logits (N, P) of the next code; everything before it must have been written."""
+    def parameters(self, row: Any, col: Any, group: int) -> Tensor:
+        """Logits (N, ..., P) of the next codes; everything before them must have been written."""
         logits: Tensor = self.cache.parameters(row, col, group)
         return logits
 
     @torch.no_grad()
-    def write(self, row: int, col: int, group: int, values: Tensor) -> None:
-        """Set the code (N, 1), as a value in [-1, 1], that the next ones depend on."""
-        self.cache.write(row, col, group, self.network.vectors(values[:, 0]))
+    def write(self, row: Any, col: Any, group: int, values: Tensor) -> None:
+        """Set the codes (N, ..., 1), as values in [-1, 1], that the next ones depend on."""
+        self.cache.write(row, col, group, self.network.vectors(values[..., 0]))

@@ -43,7 +43,7 @@ class PixelDistribution(Protocol):
         ...
 
     def draw(self, parameters: Tensor, uniforms: Tensor, temperature: float) -> Tensor:
-        """Values (N, C / G) of a group of one pixel, given its parameters (N, P) and uniforms (N, U) in [0, 1)."""
+        """Values (..., C / G) of a group of pixels, given its parameters (..., P) and uniforms (..., U) in [0, 1)."""
         ...
 
 
@@ -74,8 +74,8 @@ class Categorical:
         return -nll.view(len(images), -1).sum(1)
 
     def draw(self, parameters: Tensor, uniforms: Tensor, temperature: float) -> Tensor:
-        drawn = inverse_cdf(parameters / temperature, uniforms[:, 0])
-        return from_levels(drawn, self.num_levels)[:, None]
+        drawn = inverse_cdf(parameters / temperature, uniforms[..., 0])
+        return from_levels(drawn, self.num_levels)[..., None]
 
 
 class LogisticMixture:
@@ -113,18 +113,19 @@ class LogisticMixture:
         return torch.logsumexp(log_prob, -1).flatten(1).sum(1)
 
     def draw(self, parameters: Tensor, uniforms: Tensor, temperature: float) -> Tensor:
-        channels = uniforms.shape[1] - 1
+        channels = uniforms.shape[-1] - 1
         logits, means, log_scales, coefficients = self._split(parameters, channels)
-        component = inverse_cdf(logits / temperature, uniforms[:, 0])[:, None]
-        drawn: list[Tensor] = []
+        component = inverse_cdf(logits / temperature, uniforms[..., 0])[..., None, None]
+        means, log_scales, coefficients = (
+            values.gather(-1, component.expand(*values.shape[:-1], 1)) for values in (means, log_scales, coefficients)
+        )
+        u = uniforms[..., 1:, None].to(means.dtype).clamp(1e-7, 1 - 1e-7)
+        noise = log_scales.exp() * temperature * (u.log() - torch.log1p(-u))
+        drawn = torch.empty_like(means)  # (..., C, 1)
         for channel in range(channels):
-            before = torch.stack(drawn, 1)[..., None] if drawn else means[..., :0, :1]
-            mean = self._mean(channel, means, coefficients, before).gather(1, component)[:, 0]
-            scale = log_scales[:, channel].gather(1, component)[:, 0].exp() * temperature
-            u = uniforms[:, 1 + channel].to(mean.dtype).clamp(1e-7, 1 - 1e-7)
-            value = (mean + scale * (u.log() - torch.log1p(-u))).clamp(-1, 1)
-            drawn.append(from_levels(levels(value, self.num_levels), self.num_levels).to(mean.dtype))
-        return torch.stack(drawn, 1)
+            value = (self._mean(channel, means, coefficients, drawn) + noise[..., channel, :]).clamp(-1, 1)
+            drawn[..., channel, :] = from_levels(levels(value, self.num_levels), self.num_levels)
+        return drawn[..., 0]
 
     def _split(self, parameters: Tensor, channels: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Of (..., P): logits (..., K), means and log scales (..., C, K), coefficients (..., C (C - 1) / 2, K)."""
@@ -148,7 +149,7 @@ class LogisticMixture:
 
 
 def inverse_cdf(logits: Tensor, uniforms: Tensor) -> Tensor:
-    """Levels (N,) at which the cumulative distributions of logits (N, L) reach uniforms (N,) in [0, 1)."""
-    cumulative = logits.softmax(dim=1).cumsum(dim=1)
-    thresholds = uniforms[:, None] * cumulative[:, -1:]  # never above the last one, whatever its rounding
-    return torch.searchsorted(cumulative, thresholds)[:, 0]
+    """Levels (...) at which the cumulative distributions of logits (..., L) reach uniforms (...) in [0, 1)."""
+    cumulative = logits.softmax(dim=-1).cumsum(dim=-1)
+    thresholds = uniforms[..., None] * cumulative[..., -1:]  # never above the last one, whatever its rounding
+    return torch.searchsorted(cumulative.contiguous(), thresholds.contiguous())[..., 0]
