@@ -21,6 +21,7 @@ from imagegen.networks.causal import Memory
 from imagegen.networks.causal_layers import PixelConv, RowConv
 from imagegen.networks.gated_pixelcnn import GatedPixelCNN
 from imagegen.objectives.pixel_distributions import Categorical
+from imagegen.trainer import has_bf16
 
 IMAGE_SHAPE = (1, 28, 28)
 
@@ -103,9 +104,12 @@ def main() -> None:
     kinds = {
         "masked, float32": Training(masked(network), torch.float32),
         "cropped, float32": Training(copy.deepcopy(network), torch.float32),
-        "masked, bf16": Training(masked(network), torch.bfloat16),
-        "cropped, bf16": Training(copy.deepcopy(network), torch.bfloat16),
     }
+    if has_bf16("cpu"):
+        kinds["masked, bf16"] = Training(masked(network), torch.bfloat16)
+        kinds["cropped, bf16"] = Training(copy.deepcopy(network), torch.bfloat16)
+    else:
+        print("bf16 is left out: this processor only imitates it, many times slower")
     for i in range(1 + arguments.steps):  # in turn, so that other load falls on all alike; the first step warms up
         for training in kinds.values():
             training.step(images)
