@@ -33,7 +33,7 @@ FEW = ["metrics.num_val_samples=100", "metrics.num_test_samples=1000"]
 BANDS = {
     "beta_vae": Band(100_000, "fid", 190.0),  # seen 119.7
     "biggan": Band(80_000, "fid", 95.0, NARROW_PAIR),  # seen 28.91; 63.64 in float32, without AVX-512
-    "cgan": Band(150_000, "fid", 32.0),  # seen 18.2
+    "cgan": Band(80_000, "fid", 30.0),  # seen 12.92
     "consistency": Band(8_000, "fid", 80.0),  # seen 52.85
     "conv_vae": Band(30_000, "fid", 165.0),  # seen 106.8
     "cvae": Band(80_000, "fid", 35.0),  # seen 18.4
@@ -45,7 +45,7 @@ BANDS = {
     "dit_moe": Band(14_000, "fid", 78.0, SHALLOW),  # seen 46.9
     "edm": Band(10_000, "fid", 58.0),  # seen 39.21
     "flow_matching": Band(10_000, "fid", 38.0),  # seen 24.25
-    "gan": Band(150_000, "fid", 160.0),  # seen 99.67
+    "gan": Band(80_000, "fid", 90.0),  # seen 43.58
     "gated_pixelcnn": Band(10_000, "fid", 40.0),  # seen 21.11
     "gmm": Band(12_000, "fid", 50.0),  # seen 29.43
     "hvae": Band(30_000, "fid", 95.0),  # seen 56.9
