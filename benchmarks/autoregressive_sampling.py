@@ -113,7 +113,7 @@ def compare(case: Case, num_images: int, num_passes: int) -> tuple[float, float,
     return naive / len(check_at) * num_naive, cached, counter.get_total_flops(), float(torch.cat(same).float().mean())
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -90,7 +90,7 @@ def test_keys_are_the_parameters_of_the_target_in_their_order(composed: Compose,
         ("model=gan model.num_discriminator_steps=0", "model.num_discriminator_steps"),
         ("model=cgan data.num_classes=null", "data.num_classes"),
         ("model=gan model.objective._target_=imagegen.objectives.adversarial.Hinje", "Hinje"),
-        ("model=gan +model.penalty._target_=imagegen.objectives.penalties.R3", "R3"),
+        ("model=gan model.penalty._target_=imagegen.objectives.penalties.R3", "R3"),
     ],
 )
 def test_a_bad_value_is_refused_in_one_line_that_names_the_key(composed: Compose, override: str, key: str) -> None:

@@ -76,7 +76,9 @@ def test_a_mixture_of_logistics_is_scipys() -> None:
     """One colour pixel: the weights, means, scales and coefficients of Salimans et al. 2017, eqs. 1 to 3."""
     distribution = LogisticMixture(2)
     parameters = random_parameters(distribution, 3)
-    logits, means, log_scales, coefficients = (x[0].numpy() for x in distribution._split(parameters[:, :, 0, 0, 0], 3))
+    by_component = distribution._by_component(parameters[:, :, 0, 0, 0])
+    split = distribution._split(by_component, distribution._spread(by_component), 3)
+    logits, means, log_scales, coefficients = (x[0].numpy() for x in split)
     pixel = np.array([100, 101, 250])
     r, g, _ = pixel / 127.5 - 1
     edges = np.concatenate([[-np.inf], np.linspace(-1, 1, 256)[:-1] + 1 / 255, [np.inf]])

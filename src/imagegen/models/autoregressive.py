@@ -119,21 +119,22 @@ class Autoregressive(GenerativeModel):
         if not temperature > 0:
             raise ValueError(f"temperature must be above 0, got {temperature}")
         size = self.image_shape[0] // self.num_groups
-        cache = self.ema.module.start(len(uniforms), labels)  # type: ignore[operator]
         images = uniforms.new_empty(len(uniforms), *self.image_shape)
         # a place is one pixel (row, col), or several whose rows and columns are tensors (K,)
         pixels, numbers = images.permute(0, 2, 3, 1), uniforms.permute(0, 3, 4, 1, 2)
-        # the bar appears after a second, and only at a terminal
-        for row, col in tqdm(cache.places, desc="sampling", leave=False, delay=1.0, disable=None):
-            for group in range(self.num_groups):
-                channels = slice(group * size, (group + 1) * size)
-                parameters = cache.parameters(row, col, group)
-                values = self.distribution.draw(parameters, numbers[:, row, col, group], temperature)
-                if known is not None and given is not None:
-                    is_known, old = known.permute(0, 2, 3, 1)[:, row, col], given.permute(0, 2, 3, 1)[:, row, col]
-                    values = torch.where(is_known, old[..., channels], values)
-                cache.write(row, col, group, values)
-                pixels[:, row, col, channels] = values.to(pixels.dtype)
+        with torch.inference_mode():  # many tiny operations, whose bookkeeping counts
+            cache = self.ema.module.start(len(uniforms), labels)  # type: ignore[operator]
+            # the bar appears after a second, and only at a terminal
+            for row, col in tqdm(cache.places, desc="sampling", leave=False, delay=1.0, disable=None):
+                for group in range(self.num_groups):
+                    channels = slice(group * size, (group + 1) * size)
+                    parameters = cache.parameters(row, col, group)
+                    values = self.distribution.draw(parameters, numbers[:, row, col, group], temperature)
+                    if known is not None and given is not None:
+                        is_known, old = (part.permute(0, 2, 3, 1)[:, row, col] for part in (known, given))
+                        values = torch.where(is_known, old[..., channels], values)
+                    cache.write(row, col, group, values)
+                    pixels[:, row, col, channels] = values.to(pixels.dtype)
         return images
 
     def _check_levels(self, images: Tensor) -> None:

@@ -6,6 +6,7 @@ parameters of the next. All values lie in [-1, 1], at one of `num_levels` evenly
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Protocol
 
 import torch
@@ -104,7 +105,9 @@ class LogisticMixture:
 
     def log_prob(self, images: Tensor, parameters: Tensor) -> Tensor:
         values = images.permute(0, 2, 3, 1)[..., None]  # (N, H, W, C, 1)
-        logits, means, log_scales, coefficients = self._split(parameters[:, :, 0].permute(0, 2, 3, 1), images.shape[1])
+        by_component = self._by_component(parameters[:, :, 0].permute(0, 2, 3, 1))
+        spread = self._spread(by_component)
+        logits, means, log_scales, coefficients = self._split(by_component, spread, images.shape[1])
         log_prob = logits.log_softmax(-1)
         for channel in range(images.shape[1]):
             mean = self._mean(channel, means, coefficients, values[..., :channel, :])
@@ -113,30 +116,37 @@ class LogisticMixture:
         return torch.logsumexp(log_prob, -1).flatten(1).sum(1)
 
     def draw(self, parameters: Tensor, uniforms: Tensor, temperature: float) -> Tensor:
+        by_component = self._by_component(parameters)
+        component = inverse_cdf(by_component[..., 0, :] / temperature, uniforms[..., 0])
+        chosen = by_component.gather(-1, component[..., None, None].expand(*by_component.shape[:-1], 1))
+        spread = self._spread(by_component)[component][..., None, None]
         channels = uniforms.shape[-1] - 1
-        logits, means, log_scales, coefficients = self._split(parameters, channels)
-        component = inverse_cdf(logits / temperature, uniforms[..., 0])[..., None, None]
-        means, log_scales, coefficients = (
-            values.gather(-1, component.expand(*values.shape[:-1], 1)) for values in (means, log_scales, coefficients)
-        )
-        u = uniforms[..., 1:, None].to(means.dtype).clamp(1e-7, 1 - 1e-7)
-        noise = log_scales.exp() * temperature * (u.log() - torch.log1p(-u))
+        _, means, log_scales, coefficients = self._split(chosen, spread, channels)
+        noise = log_scales.exp() * temperature * torch.logit(uniforms[..., 1:, None].to(means.dtype), eps=1e-7)
         drawn = torch.empty_like(means)  # (..., C, 1)
         for channel in range(channels):
             value = (self._mean(channel, means, coefficients, drawn) + noise[..., channel, :]).clamp(-1, 1)
             drawn[..., channel, :] = from_levels(levels(value, self.num_levels), self.num_levels)
         return drawn[..., 0]
 
-    def _split(self, parameters: Tensor, channels: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Of (..., P): logits (..., K), means and log scales (..., C, K), coefficients (..., C (C - 1) / 2, K)."""
+    def _by_component(self, parameters: Tensor) -> Tensor:
+        """Parameters (..., P) as (..., P / K, K)."""
         parameters = parameters if parameters.dtype == torch.float64 else parameters.float()
-        by_component = parameters.unflatten(-1, (-1, self.num_mixtures))  # type: ignore[no-untyped-call]
+        return parameters.unflatten(-1, (-1, self.num_mixtures))  # type: ignore[no-untyped-call,no-any-return]
+
+    def _spread(self, like: Tensor) -> Tensor:
+        """The means (K,) of a network that says nothing."""
+        return torch.linspace(-1, 1, self.num_mixtures + 2, dtype=like.dtype, device=like.device)[1:-1]
+
+    def _split(self, by_component: Tensor, spread: Tensor, channels: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of (..., P / K, K): logits (..., K), means and log scales (..., C, K), coefficients (..., C (C - 1) / 2, K).
+
+        K may be one of the components, with its `spread` (..., 1, 1).
+        """
         logits, means, log_scales, coefficients = torch.split(
             by_component, [1, channels, channels, channels * (channels - 1) // 2], dim=-2
         )
-        spread = torch.linspace(-1, 1, self.num_mixtures + 2, dtype=parameters.dtype, device=parameters.device)[1:-1]
-        width = torch.tensor(1.0 / self.num_mixtures, dtype=parameters.dtype).log()
-        log_scales = (log_scales + width).clamp(MIN_LOG_SCALE, MAX_LOG_SCALE)
+        log_scales = (log_scales - math.log(self.num_mixtures)).clamp(MIN_LOG_SCALE, MAX_LOG_SCALE)
         return logits[..., 0, :], means + spread, log_scales, torch.tanh(coefficients)
 
     def _mean(self, channel: int, means: Tensor, coefficients: Tensor, before: Tensor) -> Tensor:
