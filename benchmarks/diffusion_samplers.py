@@ -21,7 +21,7 @@ from imagegen.metrics.reference import Reference, default_folder
 from imagegen.models import Diffusion
 from imagegen.objectives.adaptive_sampler import adaptive
 from imagegen.objectives.denoisers import Sampler, num_evaluations
-from imagegen.objectives.samplers import ancestral, ddim, dpm_solver, euler, heun, stochastic_heun
+from imagegen.objectives.samplers import ancestral, consistency, ddim, dpm_solver, euler, heun, stochastic_heun
 
 SEED = 1_000_000
 SAMPLERS: dict[str, Sampler] = {
@@ -31,6 +31,7 @@ SAMPLERS: dict[str, Sampler] = {
     "Heun": heun,
     "DPM-Solver++(2M)": dpm_solver,
     "stochastic Heun": stochastic_heun,
+    "consistency": consistency,
 }
 Point = tuple[str, float, float, float, float]  # sampler, evaluations, FID, its error, ms per image
 
