@@ -72,19 +72,27 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def compare(case: Case, num_images: int, num_passes: int) -> tuple[float, float, float, float]:
-    """Seconds of the naive loop and of the cached one, FLOPs of a whole pass, share of equal pixels."""
+def build(case: Case) -> nn.Module:
     torch.manual_seed(0)
-    channels, height, width = case.image_shape
-    distribution = case.distribution
-    groups, size = distribution.num_groups(channels), channels // distribution.num_groups(channels)
-    num_parameters = distribution.num_parameters(channels)
+    channels, distribution = case.image_shape[0], case.distribution
     network = case.network(
-        case.image_shape, num_groups=groups, num_parameters=num_parameters, is_softmax=distribution.is_softmax
+        case.image_shape,
+        num_groups=distribution.num_groups(channels),
+        num_parameters=distribution.num_parameters(channels),
+        is_softmax=distribution.is_softmax,
     ).eval()
     for name, parameter in network.named_parameters():
         if parameter.abs().max() == 0 and "bias" not in name:  # a block that begins as the identity should do something
             nn.init.normal_(parameter, std=0.02)
+    return network
+
+
+@torch.inference_mode()
+def compare(case: Case, network: nn.Module, num_images: int, num_passes: int) -> tuple[float, float, float, float]:
+    """Seconds of the naive loop and of the cached one, FLOPs of a whole pass, share of equal pixels."""
+    channels, height, width = case.image_shape
+    distribution = case.distribution
+    groups, size = distribution.num_groups(channels), channels // distribution.num_groups(channels)
     uniforms = torch.rand(num_images, height, width, groups, distribution.num_uniforms(channels))
     images = torch.zeros(num_images, height, width, channels)  # as pixels
     with FlopCounterMode(display=False) as counter:
@@ -113,7 +121,6 @@ def compare(case: Case, num_images: int, num_passes: int) -> tuple[float, float,
     return naive / len(check_at) * num_naive, cached, counter.get_total_flops(), float(torch.cat(same).float().mean())
 
 
-@torch.inference_mode()
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -129,9 +136,10 @@ def main() -> None:
     print(f"{'images':>25} {'naive s':>8} {'cached s':>8} {'ratio':>6} {'limit s':>8} {'of peak':>7} {'same':>6}")
     for name in arguments.networks:
         case = CASES[name]
+        network = build(case)
         print(f"{name}: {case.sizes}, {'x'.join(map(str, case.image_shape))}")
         for num_images in arguments.images:
-            naive, cached, flops, same = compare(case, num_images, arguments.naive_passes)
+            naive, cached, flops, same = compare(case, network, num_images, arguments.naive_passes)
             least = flops * num_images / limit
             print(
                 f"{num_images:25d} {naive:8.0f} {cached:8.2f} {naive / cached:5.0f}x {least:8.3f}"
