@@ -40,9 +40,9 @@ BANDS = {
     "dcgan": Band(60_000, "fid", 90.0),  # seen 53.77
     "ddpm": Band(12_000, "fid", 75.0, NARROW),  # seen 46.77
     "denoising_vae": Band(80_000, "fid", 140.0),  # seen 77.62
-    "diffusion": Band(12_000, "fid", 26.0),  # seen 14.5
-    "dit": Band(14_000, "fid", 95.0, SHALLOW),  # seen 58.6
-    "dit_moe": Band(14_000, "fid", 78.0, SHALLOW),  # seen 46.9
+    "diffusion": Band(12_000, "fid", 25.0),  # seen 13.17
+    "dit": Band(14_000, "fid", 72.0, SHALLOW),  # seen 43.99
+    "dit_moe": Band(14_000, "fid", 58.0, SHALLOW),  # seen 34.12
     "edm": Band(10_000, "fid", 58.0),  # seen 39.21
     "flow_matching": Band(10_000, "fid", 38.0),  # seen 24.25
     "gan": Band(80_000, "fid", 90.0),  # seen 43.58
