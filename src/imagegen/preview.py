@@ -26,6 +26,16 @@ NUM_DRAWN = 32
 ENOUGH = 5.0  # seconds, of which each part of the preview takes about so many, at least one step or image
 
 
+class Everywhere:
+    """In place of the modules that FlopCounterMode tracks, by hooks that forbid the gradients of a GAN's penalty."""
+
+    parents = frozenset({"Global"})
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
 class Clock(Callback):
     """Times steps after the first `NUM_WARM`, or fewer if they take long, and counts the operations of the first."""
 
@@ -42,13 +52,14 @@ class Clock(Callback):
         if self._num_seen == 0:
             self._begin = time.perf_counter()
             self._counter = FlopCounterMode(display=False)
+            self._counter.mod_tracker = Everywhere()  # type: ignore[assignment]
             self._counter.__enter__()  # type: ignore[no-untyped-call]
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._num_seen += 1
         if self._counter is not None:
-            self._counter.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-            self.flops, self._counter = self._counter.get_total_flops() // len(batch[0]), None
+            self.flops = self._counter.get_total_flops() // len(batch[0])
+            self._stop_counting()
         _wait()
         now = time.perf_counter()
         if self._start:
@@ -56,6 +67,14 @@ class Clock(Callback):
             trainer.should_stop = self.seconds > ENOUGH
         elif self._num_seen >= NUM_WARM or now - self._begin > ENOUGH:
             self._start = now
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        self._stop_counting()
+
+    def _stop_counting(self) -> None:
+        if self._counter is not None:
+            self._counter.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            self._counter = None
 
 
 def preview(cfg: DictConfig) -> None:

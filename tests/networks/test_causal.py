@@ -99,11 +99,13 @@ def test_the_cache_computes_what_a_whole_pass_does(
     expected = network(images, labels)
     cache = network.start(2, labels)  # type: ignore[operator]
     size = image_shape[0] // num_groups
-    for row, col, group in order(image_shape, num_groups):
-        torch.testing.assert_close(
-            cache.parameters(row, col, group), expected[:, :, group, row, col], rtol=tolerance, atol=tolerance
-        )
-        cache.write(row, col, group, images[:, group * size : (group + 1) * size, row, col])
+    expected, pixels = expected.permute(0, 3, 4, 2, 1), images.permute(0, 2, 3, 1)
+    for row, col in cache.places:
+        for group in range(num_groups):
+            torch.testing.assert_close(
+                cache.parameters(row, col, group), expected[:, row, col, group], rtol=tolerance, atol=tolerance
+            )
+            cache.write(row, col, group, pixels[:, row, col, group * size : (group + 1) * size])
 
 
 @pytest.mark.parametrize("name", NETWORKS)
