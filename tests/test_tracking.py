@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -132,6 +133,9 @@ def test_each_job_without_a_key_is_an_offline_run_of_its_own(
     for folder in folders:
         [run] = offline_runs(folder)
         [record] = run.glob("*.wandb")
+        deadline = time.monotonic() + 60  # W&B's own process writes; on a busy machine it may lag behind
+        while b"test/fid" not in record.read_bytes() and time.monotonic() < deadline:
+            time.sleep(0.1)
         assert b"test/fid" in record.read_bytes(), "closed: the scores are on disk"
     printed = capfd.readouterr()
     assert printed.err == ""
