@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 from omegaconf import DictConfig
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from imagegen.preview import Clock, preview
 
@@ -46,3 +47,13 @@ def test_of_a_slow_model_one_step_and_one_image_are_enough(
     assert drawn == [1]
     assert (clocks[0].num_timed, clocks[0].flops > 0) == (1, True)
     assert "images/s" in capsys.readouterr().out
+
+
+def test_nothing_is_counted_any_more_after_a_failed_step(composed: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("imagegen.models.VAE.losses", fail)
+    with pytest.raises(ZeroDivisionError):
+        preview(composed("model=vae", "model.network.hidden=[16]", "run_dir=unused", "trainer=cpu"))
+    assert _get_current_dispatch_mode() is None

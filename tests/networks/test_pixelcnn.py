@@ -68,7 +68,9 @@ def test_a_later_value_changes_no_bit(image_shape: tuple[int, int, int]) -> None
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
-@pytest.mark.parametrize("sizes", [{}, {"kernel_size": 1}, {"kernel_size": 5, "num_blocks": 2}, {"num_dilations": 1}])
+@pytest.mark.parametrize(
+    "sizes", [{}, {"kernel_size": 1}, {"kernel_size": 5, "num_blocks": 2}, {"kernel_size": 9}, {"num_dilations": 1}]
+)
 @pytest.mark.parametrize(("image_shape", "num_classes"), [((1, 8, 8), None), ((1, 9, 4), 3), ((3, 5, 7), 3)])
 def test_cached_logits_are_those_of_a_full_pass(
     image_shape: tuple[int, int, int],

@@ -164,7 +164,7 @@ class PixelCNNCache:
         height, width = network.position_bias.shape[:2]
         device = network.position_bias.device
         convs = [conv for conv in network.modules() if isinstance(conv, MaskedConv2d)]
-        lag = max(network.first.reach + 1, *(conv.reach for conv in convs))  # columns
+        lag = 1 + max(conv.reach for conv in convs)  # columns: what is seen of rows above is whole, all groups of it
         time = lag * torch.arange(height, device=device)[:, None] + torch.arange(width, device=device)
         # rows (K,) and columns (K,) of the pixels of each step
         self.places = [(time == step).nonzero(as_tuple=True) for step in torch.unique(time)]
