@@ -23,6 +23,9 @@ def main(cfg: DictConfig) -> None:
         suffix = "npz" if cfg.task in ARRAYS else "png"
         out = checkpoint.with_name(f"{cfg.task}_seed{cfg.seed}.{suffix}") if cfg.out is None else Path(cfg.out)
         request = to_plain(cfg)
+        for key in ("num_steps", "guidance_scale"):
+            if (value := request.pop(key)) is not None:
+                request["options"][key] = value
         if cfg.get("sampler"):
             request["options"]["sampler"] = build(cfg.sampler, "sampler")
         perform(model, trained_on, out, request)

@@ -209,7 +209,7 @@ class Latent(GenerativeModel):
 
 def test_interpolations_are_rows(tmp_path: Path) -> None:
     path = tmp_path / "rows.png"
-    save_interpolations(Latent(), path, num_samples=3, num_steps=5, seed=2)
+    save_interpolations(Latent(), path, num_samples=3, num_frames=5, seed=2)
     picture = np.asarray(Image.open(path))
     found = cells(picture, picture.shape[0] // (3 * 6), 4, 6)
     expected = Latent().interpolate(3, 5, seed=2)[:, :, 0, 2, 2].flatten()
@@ -218,14 +218,14 @@ def test_interpolations_are_rows(tmp_path: Path) -> None:
 
 def test_a_film_is_a_round_walk(tmp_path: Path) -> None:
     path = tmp_path / "walk.gif"
-    save_interpolations(Latent(), path, num_samples=4, num_steps=6, seed=2)
+    save_interpolations(Latent(), path, num_samples=4, num_frames=6, seed=2)
     with Image.open(path) as film:
         assert film.n_frames == WAYPOINTS * 5
         assert film.info["loop"] == 0
 
 
 def test_interpolations_as_arrays(tmp_path: Path) -> None:
-    save_interpolations(Latent(), tmp_path / "rows.npz", num_samples=3, num_steps=5, seed=2)
+    save_interpolations(Latent(), tmp_path / "rows.npz", num_samples=3, num_frames=5, seed=2)
     with np.load(tmp_path / "rows.npz") as file:
         assert file["images"].shape == (3, 5, 4, 6, 1)
         assert file["labels"].tolist() == [-1] * 3

@@ -249,10 +249,22 @@ def test_another_sampler_and_no_picture_of_what_is_no_number(script: Script, tmp
     small = ["model.network.width=8", "trainer.max_images=200", "metrics/features=none", "run_dir=here"]
     result = script("train.py", "model=diffusion", *FAST, *small)
     assert result.returncode == 0, result.stderr
-    drawing = ["ckpt=here", "num_samples=2", "sampler=ddim", "sampler.eta=1", "+options.num_steps=3"]
+    drawing = ["ckpt=here", "num_samples=2", "sampler=ddim", "sampler.eta=1", "num_steps=3"]
     result = script("sample.py", *drawing, "out=good.png")
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "good.png").is_file()
+
+    scored = ["ckpt=here", "num_samples=40", "metrics/features=digits", "metrics.classification_accuracy=false"]
+    result = script("evaluate.py", *scored, "sampler=heun", "num_steps=3", "guidance_scale=2", "out=other.json")
+    assert result.returncode == 0, result.stderr
+    protocol = json.loads((tmp_path / "other.json").read_text())["protocol"]
+    assert protocol["sampler"] == "heun, 3 steps"
+    assert protocol["num_function_evaluations"] == 10, "twice as many for the guidance"
+    assert protocol["guidance_scale"] == 2
+    result = script("evaluate.py", *scored, "num_steps=0")
+    assert result.returncode == 1
+    assert "num_steps must be at least 1, got 0" in result.stderr
+    assert "Traceback" not in result.stderr
 
     path = tmp_path / "here" / "checkpoints" / "best.ckpt"
     checkpoint = torch.load(path, weights_only=True)

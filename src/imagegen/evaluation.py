@@ -17,6 +17,7 @@ from imagegen.metrics.generation import GenerationScores
 from imagegen.metrics.reference import Reference, default_folder
 from imagegen.metrics.samples import read_samples
 from imagegen.metrics.self_test import run_self_test
+from imagegen.models.base import GenerativeModel
 from imagegen.pictures import save_png, with_neighbours
 from imagegen.scores import collect_scores, summary
 
@@ -38,6 +39,7 @@ def _checkpoint(cfg: DictConfig) -> None:
     if cfg.metrics.features.source == "auto" and own is not None and own.get("features") is not None:
         cfg.metrics.features = own.features  # of the run
     model.num_importance_samples = cfg.num_importance_samples
+    _draw_otherwise(model, cfg)
     if cfg.data_dir is not None:
         saved.data.data_dir = cfg.data_dir
     out = checkpoint.with_name("evaluation.json") if cfg.out is None else Path(cfg.out)
@@ -46,6 +48,23 @@ def _checkpoint(cfg: DictConfig) -> None:
     trainer.test(model, build(saved.data, "data"), verbose=False)
     if trainer.is_global_zero:
         _report(out, {"checkpoint": str(checkpoint), "data": saved.data.name, **collect_scores(trainer, model)})
+
+
+def _draw_otherwise(model: GenerativeModel, cfg: DictConfig) -> None:
+    """Let a diffusion model draw by the sampler, steps and guidance that the config asks for. Raises UserError."""
+    asked = {key: cfg[key] for key in ("num_steps", "guidance_scale") if cfg[key] is not None}
+    if cfg.get("sampler"):
+        asked["sampler"] = build(cfg.sampler, "sampler")
+    drawing = getattr(model, "prior", model)
+    for key, value in asked.items():
+        if not hasattr(drawing, key):
+            raise UserError(f"{key}: {type(model).__name__} draws without one; it is for diffusion models")
+        setattr(drawing, key, value)
+    if asked:
+        try:
+            model.sample(1)
+        except (ValueError, TypeError) as error:
+            raise UserError(str(error)) from error
 
 
 def _samples(cfg: DictConfig) -> None:

@@ -89,7 +89,7 @@ def save_interpolations(
     model: GenerativeModel,
     path: Path,
     num_samples: int,
-    num_steps: int,
+    num_frames: int,
     seed: int,
     labels: Sequence[int] | None = None,
     columns: int | None = None,
@@ -97,19 +97,19 @@ def save_interpolations(
 ) -> None:
     """Draw images between latents and write them.
 
-    A `.png` has a row of `num_steps` images for each sample, from one latent to another. A `.gif` is a film of all
+    A `.png` has a row of `num_frames` images for each sample, from one latent to another. A `.gif` is a film of all
     samples side by side, on a round walk through `WAYPOINTS` latents. A `.npz` holds the rows, `images` uint8 (N,
-    num_steps, H, W, C), and `labels` int64 (N,). Raises ValueError for another suffix, or a model without latents.
+    num_frames, H, W, C), and `labels` int64 (N,). Raises ValueError for another suffix, or a model without latents.
     """
     _check_request(path, (".png", ".gif", ".npz"), num_samples, labels, columns)
     is_film = path.suffix == ".gif"
     drawn_labels = model.sample_labels(range(seed, seed + num_samples), repeated(labels, num_samples))
     waypoints = WAYPOINTS if is_film else 2
-    paths = model.interpolate(num_samples, num_steps, waypoints, is_film, drawn_labels, seed, **(options or {}))
+    paths = model.interpolate(num_samples, num_frames, waypoints, is_film, drawn_labels, seed, **(options or {}))
     if is_film:
         save_gif([image_grid(frame, columns, min_width=320) for frame in paths.unbind(1)], path)
     elif path.suffix == ".png":
-        save_png(image_grid(paths.flatten(0, 1), num_steps), path)
+        save_png(image_grid(paths.flatten(0, 1), num_frames), path)
     else:
         _save_drawn(path, paths, drawn_labels, num_samples)
 

@@ -22,7 +22,7 @@ from imagegen.tasks import perform
 from tests.sample_request import sample_request
 
 Compose = Callable[..., DictConfig]
-REQUEST = sample_request(num_samples=4, num_steps=3, noise=0.3, strength=0.5, blur=0.7)
+REQUEST = sample_request(num_samples=4, num_frames=3, noise=0.3, strength=0.5, blur=0.7)
 SMALL = ["model.network.width=8", "model.num_steps=2", "run_dir=unused"]
 VAE = ["model=cvae", "model.network.hidden=[16]", "run_dir=unused"]
 
@@ -252,7 +252,7 @@ def test_options_reach_the_sampler(composed: Compose, tmp_path: Path, task: str)
 
 def test_the_number_of_images_of_a_path_is_not_that_of_steps(composed: Compose, tmp_path: Path) -> None:
     for out in ("out.png", "out.npz"):
-        done(composed, tmp_path / out, "interpolate", options={"num_steps": 5}, num_steps=3)
+        done(composed, tmp_path / out, "interpolate", options={"num_steps": 5}, num_frames=3)
     with np.load(tmp_path / "out.npz") as file:
         assert file["images"].shape == (4, 3, 8, 8, 1)
     with pytest.raises(TypeError, match="num_steps"):

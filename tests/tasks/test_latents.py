@@ -16,7 +16,7 @@ from imagegen.tasks import perform
 from tests.sample_request import sample_request
 
 Compose = Callable[..., DictConfig]
-REQUEST = sample_request(num_samples=12, num_steps=5, noise=0.3, strength=0.5)
+REQUEST = sample_request(num_samples=12, num_frames=5, noise=0.3, strength=0.5)
 SMALL = {
     "vae": ["model.network.hidden=[16]"],
     "cvae": ["model.network.hidden=[16]"],

@@ -13,7 +13,7 @@ from imagegen.tasks import perform
 from tests.sample_request import sample_request
 
 Compose = Callable[..., DictConfig]
-REQUEST = sample_request(num_samples=5, num_steps=4, noise=0.3, strength=0.5, blur=0.7)
+REQUEST = sample_request(num_samples=5, num_frames=4, noise=0.3, strength=0.5, blur=0.7)
 SMALL = ["model.network.width=8", "model.num_steps=2", "run_dir=unused"]
 MOE = ["model.network.width=16", "model.network.num_blocks=2", "model.network.hidden=16", "run_dir=unused"]
 
@@ -70,7 +70,7 @@ def test_the_experts_of_each_class_add_up(
         ("deblur", {"blur": 0.0}, "blur: must be above 0"),
         ("vary", {"strength": 1.5}, "strength must lie in"),
         ("denoise", {"noise": 0.0}, "noise must be above 0"),
-        ("film", {"num_steps": 1}, "needs 2 frames"),
+        ("film", {"num_frames": 1}, "needs 2 frames"),
         ("experts", {}, "has no experts"),
         ("log_likelihood", {"options": {"num_steps": 1}}, "needs 4 steps"),
         ("sample", {"options": {"num_steps": 0}}, "num_steps must be at least 1"),

@@ -68,7 +68,7 @@ def _check(request: dict[str, Any]) -> None:
     task, tasks = request["task"], (*DRAWING, *GRIDS, *ARRAYS, *TABLES)
     if task not in tasks:
         raise ValueError(f"task: {task} is not one of {', '.join(tasks)}")
-    for key in ("num_samples", "num_steps", "columns"):
+    for key in ("num_samples", "num_frames", "columns"):
         value = request[key]
         if not (isinstance(value, int) and value >= 1 or key == "columns" and value is None):
             raise ValueError(f"{key} must be a whole number of at least 1, got {value}")

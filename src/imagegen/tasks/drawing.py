@@ -16,20 +16,20 @@ def sample(model: GenerativeModel, out: Path, request: Request) -> None:
 
 
 def interpolate(model: GenerativeModel, out: Path, request: Request) -> None:
-    """A row of `num_steps` images from one latent to another for each sample, or a film of a round walk (.gif)."""
+    """A row of `num_frames` images from one latent to another for each sample, or a film of a round walk (.gif)."""
     drawing = (request["seed"], request["labels"], request["columns"], request["options"])
-    save_interpolations(model, out, request["num_samples"], request["num_steps"], *drawing)
+    save_interpolations(model, out, request["num_samples"], request["num_frames"], *drawing)
 
 
 def film(model: GenerativeModel, out: Path, request: Request) -> None:
-    """How noise becomes images: a row of `num_steps` frames for each sample (.png), or a film of all (.gif).
+    """How noise becomes images: a row of `num_frames` frames for each sample (.png), or a film of all (.gif).
 
     Raises ValueError for another suffix.
     """
     trajectory = ability(model, "trajectory", "film")
     if out.suffix not in (".png", ".gif"):
         raise ValueError(f"out: {out} must end in .png or .gif: rows or a film")
-    num_samples, num_frames = request["num_samples"], request["num_steps"]
+    num_samples, num_frames = request["num_samples"], request["num_frames"]
     labels = repeated(request["labels"], num_samples)
     frames = trajectory(num_samples, num_frames, labels, request["seed"], **request["options"])
     if out.suffix == ".png":

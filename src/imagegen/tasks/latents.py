@@ -23,8 +23,8 @@ def reconstruct(model: GenerativeModel, images: Tensor, labels: Tensor, request:
 def traverse(model: GenerativeModel, images: Tensor, labels: Tensor, request: Request) -> Grid:
     """A row for each of the latents that say most about the images: the image as this one changes."""
     check_several(images)
-    count, num_steps, seed = request["num_samples"], request["num_steps"], request["seed"]
-    rows = ability(model, "traverse")(count, num_steps, seed, images[:NUM_IMAGES], labels[:NUM_IMAGES])
+    count, num_frames, seed = request["num_samples"], request["num_frames"], request["seed"]
+    rows = ability(model, "traverse")(count, num_frames, seed, images[:NUM_IMAGES], labels[:NUM_IMAGES])
     return image_grid(rows.flatten(0, 1), columns=rows.shape[1])
 
 
