@@ -20,6 +20,7 @@ ALLOWED_CLASSES = (
     "imagegen.models.",
     "imagegen.networks.",
     "imagegen.objectives.",
+    "imagegen.optimizers.",
     "imagegen.strategies.",
     "imagegen.tracking.",
     "imagegen.trainer.",

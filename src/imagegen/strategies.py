@@ -12,6 +12,7 @@ from torch.distributed.fsdp import FullStateDictConfig, FullyShardedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from imagegen.models.image_model import MismatchError
+from imagegen.optimizers import Muon
 
 
 class DDP(DDPStrategy):
@@ -56,6 +57,11 @@ class FSDP(FSDPStrategy):
             name = type(model).__name__
             raise MismatchError(
                 f"trainer=fsdp: {name} cannot be cut into shards, diffusion models can; take trainer=ddp"
+            )
+        if getattr(getattr(model, "optimizer", None), "func", None) is Muon:
+            raise MismatchError(
+                "trainer=fsdp: Muon needs whole matrices, which shards are not; add "
+                "model.optimizer._target_=torch.optim.AdamW model.lr=2e-3"
             )
         networks = {child.module if isinstance(child, AveragedModel) else child for child in model.children()}
 
