@@ -4,9 +4,9 @@ python benchmarks/diffusion_training.py [--turns 5]
 
 The plain loop is float32 in PyTorch's usual memory layout, with AdamW as it comes and a `DataLoader` over a data set
 that makes a tensor of each image, in the steps of torchvision. Ours is what `train.py` runs, but with AdamW too:
-batches from memory, bf16 where the hardware has it, channels last, a fused optimizer, no denormal numbers, and an average of
-the weights, which the plain loop does not even keep. Both take turns, a few steps each, so that whatever else the
-machine does slows both.
+batches from memory, bf16 where the hardware has it, channels last, a fused optimizer, no denormal numbers, and an
+average of the weights, which the plain loop does not even keep. Both take turns, a few steps each, so that whatever
+else the machine does slows both.
 First the losses of both are compared in float32 on the same batch and noise.
 """
 
