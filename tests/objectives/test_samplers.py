@@ -239,8 +239,16 @@ def test_consistency_denoises_at_once_and_again() -> None:
     denoiser, noise = best_denoiser(schedule), fresh(x)
     once = denoiser(x, torch.tensor(1.0))
     assert consistency(denoiser, x, uniform(1).float(), schedule, noise).equal(once)
-    twice = denoiser(0.5 * once + 0.5 * noise(0), torch.tensor(0.5))
-    assert consistency(denoiser, x, uniform(2).float(), schedule, noise).equal(twice)
+
+    def again(t: float) -> Tensor:
+        time = torch.tensor(t)
+        return denoiser((1 - time) * once + time * noise(0), time)
+
+    assert consistency(denoiser, x, uniform(2).float(), schedule, noise).equal(again(0.5**0.6))
+    assert consistency(denoiser, x, uniform(2).float(), schedule, noise, power=1.0).equal(again(0.5))
+    later = consistency(denoiser, x, 0.5 * uniform(2).float(), schedule, noise)  # from the first of the times on
+    once = denoiser(x, torch.tensor(0.5))
+    torch.testing.assert_close(later, again(0.5 * 0.5**0.6))
 
 
 EVALUATIONS: list[tuple[Sampler, Callable[[int], int]]] = [
