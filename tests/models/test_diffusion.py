@@ -184,7 +184,8 @@ def test_what_cannot_be_sampled_is_refused(composed: Compose, options: dict[str,
 
 
 def test_consistency_draws_an_image_to_an_earlier_one_held_fixed(composed: Compose, images: Tensor) -> None:
-    built, labels = awake(composed, "consistency", "model.label_dropout=0"), torch.arange(6)
+    built = awake(composed, "consistency", "model.label_dropout=0", "model.consistency.diffusion_share=0.5")
+    labels = torch.arange(6)
     for parameter in built.network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     built.progress = 0.4

@@ -34,15 +34,15 @@ BANDS = {
     "beta_vae": Band(100_000, "fid", 190.0),  # seen 119.7
     "biggan": Band(80_000, "fid", 95.0, NARROW_PAIR),  # seen 28.91; 63.64 in float32, without AVX-512
     "cgan": Band(80_000, "fid", 30.0),  # seen 12.92
-    "consistency": Band(8_000, "fid", 80.0),  # seen 52.85
+    "consistency": Band(8_000, "fid", 42.0),  # seen 24.50, in one evaluation
     "conv_vae": Band(30_000, "fid", 165.0),  # seen 106.8
     "cvae": Band(80_000, "fid", 35.0),  # seen 18.4
     "dcgan": Band(60_000, "fid", 90.0),  # seen 53.77
     "ddpm": Band(12_000, "fid", 75.0, NARROW),  # seen 46.77
     "denoising_vae": Band(80_000, "fid", 140.0),  # seen 77.62
     "diffusion": Band(12_000, "fid", 25.0),  # seen 13.17
-    "dit": Band(14_000, "fid", 72.0, SHALLOW),  # seen 43.99
-    "dit_moe": Band(14_000, "fid", 58.0, SHALLOW),  # seen 34.12
+    "dit": Band(14_000, "fid", 42.0, SHALLOW),  # seen 24.43
+    "dit_moe": Band(14_000, "fid", 40.0, SHALLOW),  # seen 23.07
     "edm": Band(10_000, "fid", 58.0),  # seen 39.21
     "flow_matching": Band(10_000, "fid", 38.0),  # seen 24.25
     "gan": Band(80_000, "fid", 90.0),  # seen 43.58
