@@ -67,14 +67,14 @@ def plot(points: list[Point], out: Path, title: str) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 4.5))
+    figure, axes = pyplot.subplots(figsize=(8.5, 4.5))
     for name in dict.fromkeys(point[0] for point in points):
         rows = sorted(point[1:4] for point in points if point[0] == name)
         x, y, error = zip(*rows, strict=True)
         axes.errorbar(x, y, error, marker="o", markersize=4, capsize=2, label=name)
     axes.set(xscale="log", yscale="log", xlabel="function evaluations per image", ylabel="FID", title=title)
     axes.grid(which="both", alpha=0.3)
-    axes.legend()
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.tight_layout()
     figure.savefig(out, dpi=110)
 
