@@ -26,7 +26,7 @@ CHANGES = {
     "min-SNR weights": ["weighting@model.weighting=min_snr"],
     "width 48": ["model.network.width=48"],
     "width 96": ["model.network.width=96"],
-    "a transformer": ["network@model.network=dit"],
+    "a transformer": ["network@model.network=dit", "model.lr=1e-2"],
     "AdamW": ["model.optimizer._target_=torch.optim.AdamW", "model.lr=2e-3", "model.optimizer.betas=[0.9,0.99]"],
     "half the learning rate": ["model.lr=2e-3"],
     "twice the learning rate": ["model.lr=8e-3"],

@@ -38,19 +38,19 @@ BANDS = {
     "conv_vae": Band(30_000, "fid", 165.0),  # seen 106.8
     "cvae": Band(80_000, "fid", 35.0),  # seen 18.4
     "dcgan": Band(60_000, "fid", 90.0),  # seen 53.77
-    "ddpm": Band(12_000, "fid", 75.0, NARROW),  # seen 46.77
+    "ddpm": Band(12_000, "fid", 52.0, NARROW),  # seen 32.73
     "denoising_vae": Band(80_000, "fid", 140.0),  # seen 77.62
-    "diffusion": Band(12_000, "fid", 25.0),  # seen 13.17
+    "diffusion": Band(12_000, "fid", 25.0),  # seen 15.51
     "dit": Band(14_000, "fid", 42.0, SHALLOW),  # seen 24.43
     "dit_moe": Band(14_000, "fid", 40.0, SHALLOW),  # seen 23.07
-    "edm": Band(10_000, "fid", 58.0),  # seen 39.21
-    "flow_matching": Band(10_000, "fid", 38.0),  # seen 24.25
+    "edm": Band(10_000, "fid", 45.0),  # seen 29.15
+    "flow_matching": Band(10_000, "fid", 26.0),  # seen 15.79
     "gan": Band(80_000, "fid", 90.0),  # seen 43.58
     "gated_pixelcnn": Band(10_000, "fid", 40.0),  # seen 21.11
     "gmm": Band(12_000, "fid", 50.0),  # seen 29.43
     "hvae": Band(30_000, "fid", 95.0),  # seen 56.9
     "image_transformer": Band(6_000, "bits_per_dim", 3.94),  # seen 3.794
-    "improved_ddpm": Band(12_000, "fid", 78.0, NARROW),  # seen 47.8
+    "improved_ddpm": Band(12_000, "fid", 42.0, NARROW),  # seen 25.39
     "iwae": Band(50_000, "fid", 170.0),  # seen 111.2
     "latent_diffusion": Band(32_000, "fid", 70.0),  # seen 42.9
     "lsgan": Band(40_000, "fid", 95.0),  # seen 57.89

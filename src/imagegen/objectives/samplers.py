@@ -146,9 +146,9 @@ def consistency(
 ) -> Tensor:
     """Song et al. 2023 (arXiv:2303.01469), alg. 1: denoise at once, add fresh noise, denoise again at a lesser time.
 
-    One evaluation for each step. For networks that have learnt to denoise in one step (`models.consistency`), and for
-    young ones of any kind, whose errors fresh noise mends. A `power` below 1 moves the times towards the first: as
-    nothing but the last denoised images is kept, these must already be sharp where noise ends.
+    One evaluation for each step. For networks that have learnt to denoise in one step (`objectives.consistency`), and
+    for young ones of any kind, whose errors fresh noise mends. The times between the first and 0 are moved by `power`,
+    towards the first if it is below 1: t becomes t_first * (t / t_first)^power.
     """
     times = times[0] * (times / times[0]) ** power
     for i, (t, t_next) in enumerate(_steps(times)):
